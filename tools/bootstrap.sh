@@ -59,8 +59,9 @@ _bootstrap_install() {
 # Everything that nodes as containers need of this machine.
 bootstrap_system() {
     local -a packages
-    command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
+    if ! command -v dpkg-query apt-get >/dev/null; then
         _bootstrap_die "no apt here: install by hand what corresponds to the Debian packages in tools/requirements.apt"
+    fi
     mapfile -t packages < <(grep -vE '^[[:space:]]*(#|$)' "$_bootstrap_root/tools/requirements.apt")
     _bootstrap_install "${packages[@]}"
 }
@@ -89,12 +90,14 @@ _bootstrap_find_python() {
         _bootstrap_die "$("$_bootstrap_python" --version) is too old: Python 3.11 or later is needed (Debian 12 or later)"
 }
 
-# What an environment must have been made from to be good: this place, this interpreter, these requirements.
+# What an environment must have been made from to be good: this place, this interpreter, this package, these requirements.
 # Left in _bootstrap_want. Reads, no forks: bash's $(<file) is a builtin.
 _bootstrap_wanted() {
+    local project
+    project=$(<"$_bootstrap_root/pyproject.toml")
     _bootstrap_want="$GRIDSTEAD_VENV
 $(readlink -f "$GRIDSTEAD_VENV/bin/python" 2>/dev/null)
-$(<"$_bootstrap_root/pyproject.toml")
+${project%%$'\n'"[tool.ruff]"*}
 $(<"$_bootstrap_root/requirements/$1.txt")"
 }
 

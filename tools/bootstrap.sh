@@ -59,7 +59,7 @@ _bootstrap_install() {
 # Everything that nodes as containers need of this machine.
 bootstrap_system() {
     local -a packages
-    if ! command -v dpkg-query apt-get >/dev/null; then
+    if ! command -v apt-get >/dev/null; then
         _bootstrap_die "no apt here: install by hand what corresponds to the Debian packages in tools/requirements.apt"
     fi
     mapfile -t packages < <(grep -vE '^[[:space:]]*(#|$)' "$_bootstrap_root/tools/requirements.apt")

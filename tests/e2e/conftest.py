@@ -1,0 +1,51 @@
+"""Fixtures of the end-to-end tests: they run on a site that is up and leave it as they found it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import Node, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--site",
+        default=os.environ.get("GRIDSTEAD_SITE", "local"),
+        help="a name under inventories/, a directory, or a cluster.yml (default: local)",
+    )
+
+
+@pytest.fixture(scope="session")
+def site(pytestconfig: pytest.Config) -> Site:
+    """The site under test."""
+    found = Site.look(pytestconfig.getoption("--site"))
+    assert found.nodes, f"site {found.name} has no nodes; run: tools/cluster up --site {found.argument}"
+    return found
+
+
+@pytest.fixture(scope="session")
+def frontend(site: Site) -> Node:
+    """Where users log in and the CE and slurmctld run."""
+    return site.first("slurm_controller")
+
+
+@pytest.fixture(scope="session")
+def computes(site: Site) -> list[Node]:
+    """The nodes that run jobs."""
+    found = site.having("slurm_node")
+    assert found, f"site {site.name} has no node with slurm_node"
+    return found
+
+
+@pytest.fixture
+def scratch(frontend: Node) -> Iterator[str]:
+    """A fresh directory of user grid on the shared file system; gone afterwards."""
+    path = frontend.out("mktemp -d ~/e2e.XXXXXX", user="grid")
+    yield path
+    frontend.sh(f"rm -rf {path}", user="grid")

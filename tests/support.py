@@ -1,0 +1,173 @@
+"""A site as the tests see it: through the operator's command, as an operator would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import testinfra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER = ROOT / "tools" / "cluster"
+
+
+def cluster(
+    *arguments: str | Path, check: bool = True, timeout: float = 600, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run tools/cluster; its output is in the error when it fails and should not."""
+    words = [str(CLUSTER), *map(str, arguments)]
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **(env or {})}
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{shlex.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def until(what: str, condition: Callable[[], Any], *, seconds: float = 60, pause: float = 0.3) -> Any:
+    """Wait for a condition; returns what it gave, or fails saying what was waited for and what was seen last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = condition()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s for {what}; last seen: {seen!r}")
+        time.sleep(pause)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command on a node did."""
+
+    node: str
+    command: str
+    rc: int
+    stdout: str
+    stderr: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.command}: exit {self.rc}\n--- stdout\n{self.stdout}--- stderr\n{self.stderr}"
+
+
+@dataclass
+class Node:
+    """A node of a site.
+
+    Args:
+        name: such as ``compute001``.
+        fqdn: its name with the site's domain.
+        kind: such as ``compute``.
+        services: the services it offers.
+        variables: its inventory variables.
+    """
+
+    name: str
+    fqdn: str
+    kind: str
+    services: tuple[str, ...]
+    variables: dict[str, Any]
+    host: Any = field(repr=False, default=None)
+
+    @property
+    def address(self) -> str:
+        """Its address in the cluster's network."""
+        return str(self.variables["gridstead_address"])
+
+    @property
+    def volumes(self) -> list[dict[str, Any]]:
+        """Its block volumes: name, device, filesystem, mount, owner, group, mode."""
+        return list(self.variables["gridstead_volumes"])
+
+    def sh(self, script: str, *, user: str | None = None, check: bool = True) -> Result:
+        """Run a shell script on the node, as root or in a login shell of another user.
+
+        Args:
+            script: for bash.
+            user: the local user.
+            check: fail when it fails.
+        """
+        command = f"runuser -l {user} -c {shlex.quote(script)}" if user else f"bash -c {shlex.quote(script)}"
+        done = self.host.run(command.replace("%", "%%"))
+        result = Result(f"{user or 'root'}@{self.name}", script, done.rc, done.stdout, done.stderr)
+        assert not check or result.rc == 0, str(result)
+        return result
+
+    def out(self, script: str, *, user: str | None = None) -> str:
+        """What a script prints, without the last newline; fails when it fails."""
+        return self.sh(script, user=user).stdout.rstrip("\n")
+
+    def journal(self, unit: str, lines: int = 50) -> str:
+        """The last lines of a unit's journal, for a failing test's message."""
+        return self.sh(f"systemctl status --no-pager -n0 {unit}; journalctl --no-pager -n {lines} -u {unit}", check=False).stdout
+
+
+@dataclass
+class Site:
+    """A site that is up.
+
+    Args:
+        argument: what ``--site`` was.
+        name: the cluster's name.
+        domain: its DNS domain.
+        nodes: name to node, in order.
+        variables: the inventory variables that all nodes share.
+    """
+
+    argument: str
+    name: str
+    domain: str
+    nodes: dict[str, Node]
+    variables: dict[str, Any]
+
+    @classmethod
+    def look(cls, argument: str | Path) -> Site:
+        """The site as its inventory shows it now."""
+        listing = json.loads(cluster("--site", argument, "inventory", "--list").stdout)
+        shared = listing["all"]["vars"]
+        kinds = {name: name.rstrip("0123456789") for name in listing["_meta"]["hostvars"]}
+        nodes = {}
+        for name, variables in sorted(listing["_meta"]["hostvars"].items()):
+            groups = {group for group, content in listing.items() if name in content.get("hosts", ())}
+            services = tuple(sorted(groups - {kinds[name]}))
+            nodes[name] = Node(name, f"{name}.{shared['gridstead_domain']}", kinds[name], services, variables, _host(variables))
+        return cls(str(argument), shared["gridstead_cluster"], shared["gridstead_domain"], nodes, shared)
+
+    def having(self, service: str) -> list[Node]:
+        """The nodes that offer a service, in order."""
+        return [node for node in self.nodes.values() if service in node.services]
+
+    def first(self, service: str) -> Node:
+        """The first node that offers a service; fails when there is none."""
+        found = self.having(service)
+        assert found, f"site {self.name} has no node with {service}"
+        return found[0]
+
+    def cluster(self, *arguments: str | Path, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Run tools/cluster on this site."""
+        return cluster(*arguments, "--site", self.argument, check=check, timeout=timeout)
+
+
+def _host(variables: dict[str, Any]) -> Any:
+    """testinfra's host, over the same ssh that Ansible uses, one connection kept open for all tests."""
+    # A socket's path may have 108 bytes at most: pytest's own scratch directories are too deep.
+    sockets = Path(tempfile.gettempdir()) / f"gridstead-test-{os.getuid()}"
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    return testinfra.get_host(
+        f"ssh://{variables['ansible_user']}@{variables['ansible_host']}:{variables['ansible_port']}",
+        ssh_config="/dev/null",
+        ssh_identity_file=variables["ansible_ssh_private_key_file"],
+        ssh_extra_args=variables.get("ansible_ssh_common_args", ""),
+        controlpath=f"{sockets}/%%C",
+        sudo=bool(variables.get("ansible_become")),
+    )

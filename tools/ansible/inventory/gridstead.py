@@ -1,0 +1,52 @@
+"""Ansible inventory plugin: a cluster.yml is an inventory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin
+
+DOCUMENTATION = """
+name: gridstead
+short_description: The nodes of a Gridstead cluster
+description:
+  - Reads a C(cluster.yml), asks its provider what exists, and gives a group for each node kind and each service, with
+    the variables that the roles use. C(group_vars/) and C(host_vars/) beside the file count, as with any inventory.
+options: {}
+"""
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # ansible-core has no type information
+    """See DOCUMENTATION."""
+
+    NAME = "gridstead"
+
+    def verify_file(self, path: str) -> bool:
+        """A file named cluster.yml is for this plugin."""
+        return bool(super().verify_file(path)) and Path(path).name == "cluster.yml"
+
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+        """Fill the inventory."""
+        super().parse(inventory, loader, path, cache)
+        from gridstead.cluster.errors import GridsteadError
+        from gridstead.cluster.progress import Progress
+        from gridstead.cluster.site import Site
+
+        try:
+            listing = Site.open(Path(path), Progress(quiet=True)).inventory()
+        except GridsteadError as error:
+            raise AnsibleParserError(str(error)) from error
+        for name, value in listing["all"]["vars"].items():
+            inventory.set_variable("all", name, value)
+        for group in listing["all"]["children"]:
+            inventory.add_group(group)
+            for host in listing[group]["hosts"]:
+                inventory.add_host(host, group)
+        for host, variables in listing["_meta"]["hostvars"].items():
+            for name, value in variables.items():
+                inventory.set_variable(host, name, value)

@@ -1,0 +1,3 @@
+"""Gridstead: a whole grid site from one command."""
+
+__version__ = "0.1.0"

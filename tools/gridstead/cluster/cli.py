@@ -1,0 +1,325 @@
+"""The operator's command, ``tools/cluster``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from gridstead.cluster import doctor as doctors
+from gridstead.cluster import report, status, verification
+from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.paths import ROOT
+from gridstead.cluster.progress import Progress, error_console
+from gridstead.cluster.resources import Kind
+from gridstead.cluster.site import Site, find_spec
+from gridstead.cluster.spec import Cluster, load
+
+app = typer.Typer(
+    name="cluster",
+    help="A whole grid site from one command: nodes, volumes, Slurm, NFS, the ARC CE, checked by real jobs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+image_app = typer.Typer(help="The node image.", no_args_is_help=True)
+app.add_typer(image_app, name="image")
+
+
+def _complete_site() -> list[str]:
+    return sorted(path.parent.name for path in (ROOT / "inventories").glob("*/cluster.yml"))
+
+
+def _complete_node(ctx: typer.Context) -> list[str]:
+    try:
+        return list(load(find_spec(ctx.params.get("site") or "local")).node_names())
+    except GridsteadError:
+        return []
+
+
+SiteOption = Annotated[
+    str,
+    typer.Option("--site", "-s", envvar="GRIDSTEAD_SITE", autocompletion=_complete_site, help="A name under inventories/, a directory, or a cluster.yml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also every task, changed or not.")]
+NodeArgument = Annotated[str, typer.Argument(help="The node's name, such as compute001.", autocompletion=_complete_node)]
+
+
+def _emit(result: dict[str, Any] | list[Any]) -> None:
+    typer.echo(json.dumps(result, indent=2))
+
+
+@contextmanager
+def _opened(site: str, *, quiet: bool = False, verbose: bool = False) -> Iterator[Site]:
+    with Progress(quiet=quiet, verbose=verbose) as progress:
+        yield Site.open(find_spec(site), progress)
+
+
+@app.command()
+def up(
+    site: SiteOption = "local",
+    replace: Annotated[list[str] | None, typer.Option("--replace", help="Make this node anew (may be given again).", autocompletion=_complete_node)] = None,
+    configure: Annotated[bool, typer.Option("--configure/--no-configure", help="Run Ansible on the nodes.")] = True,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Run a first real job at the end.")] = True,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make the site be as declared: build, repair or complete it. Run it again at any time."""
+    with _opened(site, quiet=quiet or as_json, verbose=verbose) as opened:
+        for notice in opened.provider.notices():
+            opened.progress.say(notice, style="dim")
+        outcome = opened.up(replace=replace or [], configure=configure)
+        job = verification.first_job(opened) if configure and check else None
+    if as_json:
+        _emit(report.up_as_json(opened, outcome, job))
+    elif not quiet:
+        report.print_up(opened, outcome, job, Console(highlight=False, soft_wrap=True))
+
+
+@app.command()
+def plan(site: SiteOption = "local", as_json: JsonOption = False) -> None:
+    """Show what `up` would do to nodes, volumes and networks. Changes nothing."""
+    with _opened(site, quiet=True) as opened:
+        made, _ = opened.plan()
+    if as_json:
+        _emit([step.as_json() for step in made.steps])
+    else:
+        report.print_plan(made, Console(highlight=False, soft_wrap=True))
+
+
+@app.command()
+def down(
+    site: SiteOption = "local",
+    volumes: Annotated[bool, typer.Option("--volumes", help="Also the block volumes, with all that is on them.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take the site away. Volumes stay, unless --volumes."""
+    with _opened(site, quiet=quiet or as_json) as opened:
+        made = opened.down(volumes=volumes)
+        left = sorted(opened.provider.observe().of(Kind.VOLUME))
+    if as_json:
+        _emit({"removed": [step.as_json() for step in made.steps], "volumes_left": left})
+    elif not quiet:
+        typer.echo(f"cluster {opened.spec.name} is gone" + (f"; volumes kept: {', '.join(left)}" if left else ""))
+
+
+@app.command("status")
+def status_command(site: SiteOption = "local", as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Nodes, partitions, jobs, disks, failed services. Exit code 1 when something is not well."""
+    with _opened(site, quiet=True) as opened:
+        seen = status.look(opened)
+    if as_json:
+        _emit(seen.as_json())
+    elif not quiet:
+        report.print_status(seen, Console(highlight=False, soft_wrap=True))
+    if not seen.healthy:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_command(as_json: JsonOption = False) -> None:
+    """The sites under inventories/ and the nodes each has now."""
+    rows = []
+    for name in _complete_site():
+        with _opened(name, quiet=True) as opened:
+            nodes = opened.nodes()
+            rows.append({"site": name, "provider": opened.spec.provider, "declared": len(opened.spec.node_names()), "nodes": sorted(nodes)})
+    if as_json:
+        _emit(rows)
+    else:
+        report.print_list(rows, Console(highlight=False, soft_wrap=True))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def ssh(
+    node: NodeArgument,
+    command: Annotated[list[str] | None, typer.Argument(help="A command to run there; after --.")] = None,
+    site: SiteOption = "local",
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Run as this user of the node, in a login shell.")] = None,
+) -> None:
+    """Log in to a node, or run a command there. The exit code is the command's."""
+    with _opened(site, quiet=True) as opened:
+        access = opened.access(node)
+        argv = ssh_argv(opened.paths, access)
+    words = list(command or [])
+    if user:
+        words = ["runuser", "-l", user, *(["-c", " ".join(words)] if words else [])]
+    if words:
+        import shlex
+
+        # ssh joins its words with blanks for the shell there: one quoted word keeps what was given together.
+        argv.append(shlex.join(words) if len(words) > 1 or user else words[0])
+    if sys.stdin.isatty():
+        argv.insert(1, "-t")
+    os.execvp("ssh", argv)  # noqa: S606, S607 - replaces this process, so that signals and exit codes are ssh's own
+
+
+@app.command()
+def scale(
+    wanted: Annotated[str, typer.Argument(metavar="KIND=N", help="A node kind and how many of it, such as compute=3.")],
+    site: SiteOption = "local",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Add nodes, or drain and remove them. Writes the count into cluster.yml."""
+    kind, equals, number = wanted.partition("=")
+    if not equals or not number.isdecimal():
+        raise InputError(f"{wanted!r} is not KIND=N", hint="such as: tools/cluster scale compute=3")
+    with _opened(site, quiet=quiet or as_json, verbose=verbose) as opened:
+        line, outcome = opened.scale(kind, int(number))
+    if as_json:
+        _emit({"line": line, **report.outcome_as_json(outcome)})
+    elif not quiet:
+        typer.echo(f"{opened.paths.spec}:{line}: nodes.{kind}.count is {number}")
+        report.print_outcome(outcome, Console(highlight=False, soft_wrap=True))
+
+
+@app.command()
+def stop(site: SiteOption = "local", quiet: QuietOption = False) -> None:
+    """Shut all nodes down. Everything stays; `start` brings it back."""
+    with _opened(site, quiet=quiet) as opened:
+        stopped = opened.stop()
+    if not quiet:
+        typer.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def start(site: SiteOption = "local", quiet: QuietOption = False, verbose: VerboseOption = False) -> None:
+    """Start all nodes of a stopped site and wait until they answer."""
+    with _opened(site, quiet=quiet, verbose=verbose) as opened:
+        outcome = opened.up(configure=False)
+    if not quiet:
+        report.print_outcome(outcome, Console(highlight=False, soft_wrap=True))
+
+
+@app.command()
+def verify(
+    site: SiteOption = "local",
+    quick: Annotated[bool, typer.Option("--quick", help="Only the first real job.")] = False,
+    select: Annotated[str | None, typer.Option("-k", help="Only tests whose names match (pytest's -k).")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run the end-to-end tests on the site: real jobs through every service."""
+    with _opened(site, quiet=quiet) as opened:
+        if quick:
+            job = verification.first_job(opened)
+            typer.echo(f"job {job.id} ran on {job.node}: {job.seconds:.1f} s from submission to result")
+            return
+        code = verification.end_to_end(opened, select=select, quiet=quiet)
+    raise typer.Exit(code)
+
+
+@app.command("inventory")
+def inventory_command(
+    site: SiteOption = "local",
+    list_: Annotated[bool, typer.Option("--list", help="All groups and host variables (the default).")] = False,
+    host: Annotated[str | None, typer.Option("--host", help="The variables of one host.")] = None,
+) -> None:
+    """Ansible's dynamic inventory, as JSON."""
+    with _opened(site, quiet=True) as opened:
+        listing = opened.inventory()
+    _emit(listing["_meta"]["hostvars"].get(host, {}) if host and not list_ else listing)
+
+
+@app.command()
+def logs(
+    node: NodeArgument,
+    site: SiteOption = "local",
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines.")] = 200,
+) -> None:
+    """The last lines of a node's journal, or of its console when it is down."""
+    with _opened(site, quiet=True) as opened:
+        typer.echo(opened.provider.console(node, lines), nl=False)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine has and lacks, and how the kit adapts. Exit code 1 when something needed is missing."""
+    findings = doctors.examine()
+    if as_json:
+        _emit([finding.as_json() for finding in findings])
+    else:
+        report.print_findings(findings, Console(highlight=False, soft_wrap=True))
+    if any(finding.needed and not finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of cluster.yml, for editors."""
+    _emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Cluster.model_json_schema()})
+
+
+@image_app.command("build")
+def image_build(
+    site: SiteOption = "local",
+    force: Annotated[bool, typer.Option("--force", help="Build it even when it is there.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build the node image from packages, with the install halves of the roles in it."""
+    with _opened(site, quiet=quiet, verbose=verbose) as opened:
+        name = opened.provider.build_image(opened.progress, rebuild=force)
+    if not quiet:
+        typer.echo(name)
+
+
+@image_app.command("remove")
+def image_remove(site: SiteOption = "local") -> None:
+    """Remove every image the kit built that no node uses."""
+    with _opened(site, quiet=True) as opened:
+        opened.provider.remove_images()
+
+
+def _moved_behind(argv: list[str]) -> list[str]:
+    """``--site X up`` as ``up --site X``: options may stand before the command too."""
+    early: list[str] = []
+    rest = list(argv)
+    while rest and rest[0].startswith("-") and rest[0] not in ("-h", "--help", "--install-completion", "--show-completion"):
+        early.append(rest.pop(0))
+        if early[-1] in ("--site", "-s") and rest:
+            early.append(rest.pop(0))
+    return [*rest[:1], *early, *rest[1:]] if rest else early
+
+
+def run(argv: list[str], call: Callable[[list[str]], Any]) -> int:
+    """Call the application; every error of ours ends as one message and its exit code.
+
+    Args:
+        argv: the arguments, without the program's name.
+        call: runs the application on them.
+    """
+    try:
+        call(argv)
+    except GridsteadError as error:
+        error_console().print(f"error: {error}", style="red", markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        error_console().print("interrupted; `tools/cluster up` continues, `tools/cluster down` takes all away")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    # A command that starts programs in private mount namespaces cannot stand in a directory that goes away.
+    argv = _moved_behind(sys.argv[1:])
+    sys.exit(run(argv, lambda arguments: app(args=arguments, prog_name="cluster")))
+
+

@@ -1,0 +1,58 @@
+"""Running other programs: with a time limit, and with errors that say what was run and what it answered."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from gridstead.cluster.errors import GridsteadError
+
+
+class CommandError(GridsteadError):
+    """A program ended with an error.
+
+    Args:
+        argv: what was run.
+        status: its exit status; None where it did not end in time.
+        stderr: what it said.
+    """
+
+    def __init__(self, argv: Sequence[str], status: int | None, stderr: str) -> None:
+        self.status, self.stderr = status, stderr.strip()
+        how = f"exit {status}" if status is not None else "no answer in time"
+        last = "\n".join(self.stderr.splitlines()[-5:])
+        super().__init__(f"{shlex.join(argv)[:400]}: {how}: {last or 'it said nothing'}")
+
+
+def run(argv: Sequence[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
+    """Run a program to its end.
+
+    Args:
+        argv: the program and its arguments; no secret may be among them.
+        timeout: seconds until it is ended.
+        stdin: text for its standard input.
+
+    Returns:
+        What it wrote to standard output.
+
+    Raises:
+        CommandError: it ended with an error, did not end in time, or is not installed.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(argv, None, (error.stderr or b"").decode(errors="replace")) from None
+    except OSError as error:
+        raise CommandError(argv, 127, str(error)) from None
+    if done.returncode:
+        raise CommandError(argv, done.returncode, done.stderr or done.stdout)
+    return done.stdout

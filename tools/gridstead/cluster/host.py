@@ -1,0 +1,124 @@
+"""What machine this is: the facts the engine adapts to, seen and not assumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from gridstead.cluster.command import CommandError, run
+from gridstead.cluster.errors import PreflightError
+from gridstead.cluster.paths import ROOT
+
+#: Programs the podman provider runs, with the Debian package each comes from.
+PODMAN_PROGRAMS = {
+    "podman": "podman",
+    "crun": "crun",
+    "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "iptables": "iptables",
+    "ssh": "openssh-client",
+    "losetup": "mount",
+    "nsenter": "util-linux",
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """This machine, as a root directory shows it.
+
+    Args:
+        root: "/" outside of tests.
+    """
+
+    root: Path = Path("/")
+
+    @cached_property
+    def is_root(self) -> bool:
+        """Whether this process may do everything."""
+        return os.geteuid() == 0
+
+    @cached_property
+    def systemd(self) -> bool:
+        """Whether systemd runs as the init of this machine (sd_booted(3))."""
+        return (self.root / "run/systemd/system").is_dir()
+
+    @cached_property
+    def cgroup(self) -> str:
+        """``v2`` (unified), ``hybrid`` (v1 with a v2 mount beside), ``v1``, or ``none``."""
+        mounts = [line.split()[:3] for line in (self.root / "proc/self/mounts").read_text().splitlines()]
+        kinds = {mount[1]: mount[2] for mount in mounts if mount[1].startswith("/sys/fs/cgroup")}
+        if kinds.get("/sys/fs/cgroup") == "cgroup2":
+            return "v2"
+        if "cgroup2" in kinds.values():
+            return "hybrid"
+        return "v1" if "cgroup" in kinds.values() else "none"
+
+    @cached_property
+    def nfs_client(self) -> bool:
+        """Whether the kernel can mount NFS version 4, now or after loading a module that is there."""
+        if "\tnfs4\n" in (self.root / "proc/filesystems").read_text():
+            return True
+        if self.root != Path("/") or not self.is_root:
+            return False
+        try:
+            run(["modprobe", "nfsv4"], timeout=20)
+        except CommandError:
+            return False
+        return "\tnfs4\n" in (self.root / "proc/filesystems").read_text()
+
+    @cached_property
+    def kvm(self) -> bool:
+        """Whether /dev/kvm is there; a guest that boots is the only proof that it works."""
+        return (self.root / "dev/kvm").exists()
+
+    @cached_property
+    def loop(self) -> bool:
+        """Whether loop devices can be made."""
+        return (self.root / "dev/loop-control").exists()
+
+    @cached_property
+    def boot_id(self) -> str:
+        """Differs after every boot of the machine."""
+        return (self.root / "proc/sys/kernel/random/boot_id").read_text().strip()
+
+    @cached_property
+    def missing_packages(self) -> list[str]:
+        """Debian packages of the programs the podman provider needs and does not find."""
+        return sorted({package for program, package in PODMAN_PROGRAMS.items() if shutil.which(program) is None})
+
+    def install_packages(self) -> None:
+        """Install what ``tools/requirements.apt`` lists, as tools/bootstrap.sh does it.
+
+        Raises:
+            PreflightError: that failed; the message is its own.
+        """
+        done = subprocess.run([str(ROOT / "tools" / "bootstrap.sh"), "system"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        self.__dict__.pop("missing_packages", None)
+        if done.returncode or self.missing_packages:
+            raise PreflightError(done.stderr.strip() or f"programs are still missing: {' '.join(self.missing_packages)}")
+
+    def networks_in_use(self) -> dict[IPv4Network, str]:
+        """IPv4 networks that are taken on this machine, each with what takes it."""
+        taken: dict[IPv4Network, str] = {}
+        for route in json.loads(run(["ip", "-j", "-4", "route", "show", "table", "all"])):
+            destination = route.get("dst", "default")
+            if destination != "default" and route.get("type", "unicast") in ("unicast", "local"):
+                taken[IPv4Network(destination, strict=False)] = f"route to {destination} on {route.get('dev', '?')}"
+        for line in (self.root / "etc/resolv.conf").read_text().splitlines():
+            words = line.split()
+            if len(words) == 2 and words[0] == "nameserver" and "." in words[1]:
+                taken[IPv4Network(words[1])] = f"name server {words[1]}"
+        return taken
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts as plain data."""
+        names = ("is_root", "systemd", "cgroup", "nfs_client", "kvm", "loop", "missing_packages")
+        return {name: getattr(self, name) for name in names} | {"root": asdict(self)["root"].__str__()}

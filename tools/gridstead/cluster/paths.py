@@ -1,0 +1,71 @@
+"""Where things lie: one place that knows every path."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The checkout (or the installed copy) that holds roles/, playbooks/ and inventories/.
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def state_home() -> Path:
+    """The directory of all clusters' state: $GRIDSTEAD_STATE, else below the XDG state directory."""
+    if given := os.environ.get("GRIDSTEAD_STATE"):
+        return Path(given).absolute()
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "gridstead"
+
+
+@dataclass(frozen=True)
+class SitePaths:
+    """The paths of one site.
+
+    Args:
+        spec: its cluster.yml.
+        name: the cluster's name.
+    """
+
+    spec: Path
+    name: str
+
+    @property
+    def state(self) -> Path:
+        """The cluster's secrets, known_hosts and logs (0700); may be deleted at any time."""
+        return state_home() / self.name
+
+    @property
+    def secrets(self) -> Path:
+        """Keys minted once per cluster."""
+        return self.state / "secrets"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that opens every node of the cluster."""
+        return self.secrets / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The host keys of the cluster's nodes."""
+        return self.state / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        """An ssh_config(5) that knows every node by name."""
+        return self.state / "ssh_config"
+
+    @property
+    def logs(self) -> Path:
+        """What Ansible said, a file a run."""
+        return self.state / "logs"
+
+    @property
+    def facts(self) -> Path:
+        """Ansible's fact cache."""
+        return self.state / "facts"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the command that is changing the cluster."""
+        return self.state / "lock"

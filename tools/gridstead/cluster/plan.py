@@ -1,0 +1,137 @@
+"""The plan: the difference between what should be there and what is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
+
+
+class Action(StrEnum):
+    """What a step does."""
+
+    CREATE = "create"
+    REPLACE = "replace"
+    START = "start"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, named so that a second run finds what the first one did.
+
+    Args:
+        action: what to do.
+        key: with which resource.
+        why: the reason, for people.
+        resource: the resource wanted (not for a deletion).
+        after: keys whose steps must have ended well before.
+    """
+
+    action: Action
+    key: Key
+    why: str
+    resource: Resource | None = None
+    after: frozenset[Key] = frozenset()
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.key}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The step as plain data, for ``plan --json``."""
+        return {"action": str(self.action), "kind": str(self.key.kind), "name": self.key.name, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, each after the ones it needs."""
+
+    steps: tuple[Step, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def of(self, action: Action, kind: Kind) -> list[str]:
+        """The names of the resources of a kind that an action is planned for."""
+        return [step.key.name for step in self.steps if step.action is action and step.key.kind is kind]
+
+
+def make(
+    desired: Sequence[Resource],
+    observed: Observed,
+    *,
+    delete_order: Sequence[Kind],
+    replace: Iterable[Key] = (),
+    keep: Iterable[Kind] = (Kind.VOLUME,),
+) -> Plan:
+    """The steps that turn what is observed into what is desired.
+
+    Args:
+        desired: the resources wanted; what each ``needs`` is among them.
+        observed: the resources found.
+        delete_order: kinds in the order in which the provider lets them go.
+        replace: found resources to make anew whatever their state.
+        keep: kinds that stay when they are no longer declared: data outlives its node.
+
+    Returns:
+        Deletions first (a leaving resource may hold what a coming one needs), then the rest. Resources marked
+        ``keep`` are never replaced or deleted: a changed one is updated in place.
+    """
+    wanted = {resource.key: resource for resource in desired}
+    kept = set(keep)
+    leaving = [found for key, found in observed.items() if key not in wanted and key.kind not in kept]
+    steps = list(_deletions(leaving, delete_order))
+    gone = frozenset(step.key for step in steps)
+    replace = set(replace)
+    for resource in desired:
+        found = observed.get(resource.key)
+        decision = _decide(resource, found, forced=resource.key in replace)
+        if decision is not None:
+            action, why = decision
+            steps.append(Step(action, resource.key, why, resource, frozenset(resource.needs) | gone))
+    return Plan(_only_planned(steps))
+
+
+def teardown(observed: Observed, *, delete_order: Sequence[Kind], keep: Iterable[Kind] = ()) -> Plan:
+    """The steps that take everything away.
+
+    Args:
+        observed: the resources found.
+        delete_order: kinds in the order in which the provider lets them go.
+        keep: kinds that stay (volumes, unless asked for).
+    """
+    kept = set(keep)
+    return Plan(_only_planned(list(_deletions([found for found in observed.values() if found.key.kind not in kept], delete_order))))
+
+
+def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[Action, str] | None:
+    if found is None:
+        return Action.CREATE, "not there yet"
+    if forced and not resource.keep:
+        return Action.REPLACE, "asked for"
+    if found.status is Status.BROKEN and not resource.keep:
+        return Action.REPLACE, found.detail or "broken"
+    if found.digest not in (None, resource.digest):
+        return (Action.UPDATE if resource.keep else Action.REPLACE), "declared differently"
+    if found.status is not Status.OK:
+        return Action.START, found.detail or "stopped"
+    return None
+
+
+def _deletions(leaving: Iterable[Found], delete_order: Sequence[Kind]) -> Iterable[Step]:
+    before: frozenset[Key] = frozenset()
+    ordered = sorted(leaving, key=lambda found: (delete_order.index(found.key.kind), found.key))
+    for kind in delete_order:
+        batch = [found.key for found in ordered if found.key.kind is kind]
+        yield from (Step(Action.DELETE, key, "no longer declared", None, before) for key in batch)
+        before |= frozenset(batch)
+
+
+def _only_planned(steps: list[Step]) -> tuple[Step, ...]:
+    """Waits only for steps that are in the plan: what is there already needs no waiting for."""
+    planned = {step.key for step in steps}
+    return tuple(Step(step.action, step.key, step.why, step.resource, (step.after & planned) - {step.key}) for step in steps)

@@ -1,0 +1,186 @@
+"""Running Ansible: its events become progress, its failures one short message, its output a log file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.paths import ROOT, SitePaths
+from gridstead.cluster.progress import Progress
+
+#: How many lines of a failed task's message are shown; the log has them all.
+MESSAGE_LINES = 12
+
+
+class PlaybookError(GridsteadError):
+    """Ansible failed: which task on which host, and what it said."""
+
+
+@dataclass
+class Recap:
+    """What a run did.
+
+    Args:
+        hosts: host to its counters (ok, changed, failures, unreachable, …).
+        changed: ``host: task`` of every change.
+        seconds: how long it took.
+        log: the file with all that Ansible said.
+    """
+
+    hosts: dict[str, dict[str, int]] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    log: Path = Path()
+
+
+def strategy() -> str:
+    """``mitogen_linear`` where the library is installed and the operator did not choose another, else ``linear``."""
+    if chosen := os.environ.get("GRIDSTEAD_STRATEGY"):
+        return chosen
+    return "mitogen_linear" if find_spec("ansible_mitogen") else "linear"
+
+
+def environment(paths: SitePaths, events: int | None = None) -> dict[str, str]:
+    """The environment for Ansible's programs.
+
+    Args:
+        paths: the site.
+        events: the file descriptor to which the event callback writes, or None for no events.
+    """
+    settings = {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_RETRY_FILES_ENABLED": "0",
+        # One process a node, up to what a controller can carry; most of their time is waiting.
+        "ANSIBLE_FORKS": "20",
+        "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(paths.facts),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(paths.state / "cp"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tools"), os.environ.get("PYTHONPATH")])),
+        "LC_ALL": "C.UTF-8",
+    }
+    chosen = strategy()
+    settings["ANSIBLE_STRATEGY"] = chosen
+    if chosen.startswith("mitogen") and (mitogen := find_spec("ansible_mitogen")) and mitogen.submodule_search_locations:
+        settings["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(mitogen.submodule_search_locations[0]) / "plugins" / "strategy")
+    if events is not None:
+        settings |= {"ANSIBLE_CALLBACKS_ENABLED": "gridstead_events", "GRIDSTEAD_EVENTS": str(events)}
+    return {**os.environ, **settings}
+
+
+def play(
+    playbooks: Sequence[str],
+    paths: SitePaths,
+    progress: Progress,
+    *,
+    what: str,
+    limit: Sequence[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+) -> Recap:
+    """Run playbooks on a site.
+
+    Args:
+        playbooks: file names under playbooks/, in order.
+        paths: the site.
+        progress: told of every task.
+        what: the run's name, for progress and the log file.
+        limit: hosts or groups to keep to.
+        variables: extra variables; no secrets, they are on the command line.
+        tags: tags to keep to.
+
+    Returns:
+        What was changed where.
+
+    Raises:
+        PlaybookError: a task failed or a host could not be reached.
+    """
+    log = paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{what.replace(' ', '-')}.log"
+    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(paths.spec)]
+    argv += [str(ROOT / "playbooks" / name) for name in playbooks]
+    if limit:
+        argv += ["--limit", ",".join(limit)]
+    if variables:
+        argv += ["--extra-vars", json.dumps(dict(variables))]
+    if tags:
+        argv += ["--tags", ",".join(tags)]
+    recap, began = Recap(log=log), time.monotonic()
+    reading, writing = os.pipe()
+    with log.open("w") as output, os.fdopen(reading) as events:
+        log.chmod(0o600)
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(paths, writing),
+                pass_fds=[writing],
+                cwd=ROOT,
+            )
+        finally:
+            os.close(writing)
+        token = progress.start(what, "starting Ansible")
+        try:
+            for line in events:
+                event = json.loads(line)
+                if event["event"] == "task":
+                    progress.end(token)
+                    token = progress.start(what, event["task"])
+                else:
+                    _take(event, recap, progress)
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            progress.end(token)
+    recap.seconds = time.monotonic() - began
+    if status:
+        raise PlaybookError(_message(recap, log, what), hint=f"the whole log: {log}")
+    return recap
+
+
+def _take(event: dict[str, Any], recap: Recap, progress: Progress) -> None:
+    match event["event"]:
+        case "failed" | "unreachable":
+            text = f"{event['host']}: {event['task']}: {_shorten(event['message'])}"
+            recap.failures.append(text)
+            progress.say(f"✗ {event['host']}: {event['task']}", style="red")
+        case "rescued":
+            recap.failures = [text for text in recap.failures if not text.startswith(f"{event['host']}: ")]
+        case "changed":
+            recap.changed.append(f"{event['host']}: {event['task']}")
+            if progress.verbose:
+                progress.say(f"  {event['host']}: {event['task']} ({event['seconds']:.1f} s)")
+        case "ok":
+            if progress.verbose:
+                progress.say(f"  {event['host']}: {event['task']} (no change, {event['seconds']:.1f} s)", style="dim")
+        case "stats":
+            recap.hosts = event["hosts"]
+
+
+def _shorten(message: str) -> str:
+    lines = message.strip().splitlines() or ["no message"]
+    if len(lines) > MESSAGE_LINES:
+        lines = [*lines[:2], "…", *lines[-(MESSAGE_LINES - 3) :]]
+    return "\n    ".join(lines)
+
+
+def _message(recap: Recap, log: Path, what: str) -> str:
+    if recap.failures:
+        return "\n".join(recap.failures)
+    # Ansible stopped before its first task (a syntax error, say): its own last words.
+    return f"{what}: {_shorten(log.read_text(errors='replace'))}"

@@ -1,0 +1,117 @@
+"""The interface between the engine and a cloud.
+
+Every provider passes the one test-suite in tests/conformance.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.resources import Key, Kind, Observed, Resource
+
+
+@dataclass(frozen=True)
+class NodeAccess:
+    """How a node is reached and what Ansible should know of it.
+
+    Args:
+        address: the node's address in the cluster's network.
+        host: the address to open ssh to.
+        user: the ssh user; Ansible becomes root where it is not root.
+        port: the ssh port.
+        running: whether the provider says the node is up.
+        variables: the provider's own inventory variables (``gridstead_container``, ``gridstead_share``, …).
+        volumes: volume name to the device in the node, under /dev/disk/by-id.
+        ssh_options: more options for ssh, such as a jump host.
+    """
+
+    address: str
+    host: str
+    user: str = "root"
+    port: int = 22
+    running: bool = True
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    ssh_options: tuple[str, ...] = ()
+
+
+class Provider(ABC):
+    """One cloud, seen by one cluster: everything it makes carries the cluster's tag."""
+
+    #: How many steps may be under way at once.
+    parallel: int = 8
+    #: Kinds in the order in which they can be taken away.
+    delete_order: Sequence[Kind]
+
+    @abstractmethod
+    def preflight(self, resources: Sequence[Resource]) -> None:
+        """Check, before anything is made, that what is missing can be made.
+
+        Args:
+            resources: the resources that the plan creates or replaces.
+
+        Raises:
+            PreflightError: naming every shortfall.
+            InputError: the declaration cannot hold here (a subnet that clashes, a port that is taken).
+        """
+
+    @abstractmethod
+    def observe(self) -> Observed:
+        """All that exists of the cluster, found by its tag alone."""
+
+    @abstractmethod
+    def desired(self, observed: Observed) -> list[Resource]:
+        """The resources the cluster should have, each after those it needs.
+
+        What was once chosen (a free subnet, a node's address) is taken from ``observed``, so it stays.
+        """
+
+    @abstractmethod
+    def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
+        """Make ready what all nodes share and no cluster owns: the node image, host set-up."""
+
+    @abstractmethod
+    def ensure(self, resource: Resource) -> None:
+        """Make a resource be there and running; returns when the provider agrees. Idempotent."""
+
+    @abstractmethod
+    def delete(self, key: Key) -> None:
+        """Make a resource be gone; returns when the provider agrees. Gone already is well."""
+
+    @abstractmethod
+    def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
+        """Build the node image; returns its name."""
+
+    @abstractmethod
+    def remove_images(self) -> None:
+        """Remove the images the kit built that no node uses."""
+
+    @abstractmethod
+    def stop(self, node: str) -> None:
+        """Shut a node down; its volumes, address and name stay."""
+
+    @abstractmethod
+    def nodes(self, observed: Observed) -> dict[str, NodeAccess]:
+        """How each found node is reached, by name."""
+
+    @abstractmethod
+    def console(self, node: str, lines: int) -> str:
+        """The last lines of what a node said at boot and since."""
+
+    @abstractmethod
+    def grant_access(self, observed: Observed) -> None:
+        """Let the present ssh key in on every found node, and know their host keys.
+
+        After the state directory was lost; does nothing when both agree already.
+        """
+
+    def finish(self) -> None:
+        """Called after ``down``: take away what was set up on the host for the last cluster."""
+
+    def notices(self) -> list[str]:
+        """What an operator should know about how this machine or cloud was adapted to, a line each."""
+        return []

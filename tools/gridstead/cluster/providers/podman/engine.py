@@ -1,0 +1,158 @@
+"""podman itself: its own storage, its own runtime directory, and a mount namespace where this machine needs one.
+
+Everything lies apart from the machine's own podman, so neither sees the other's containers and one ``rm -r`` ends it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gridstead.cluster.command import CommandError, run
+from gridstead.cluster.host import Host
+
+#: Images, containers, networks, volume files. Survives a reboot.
+DATA = Path(os.environ.get("GRIDSTEAD_DATA", "/var/lib/gridstead/podman"))
+#: What lives only as long as the machine is up.
+RUNTIME = Path(os.environ.get("GRIDSTEAD_RUNTIME", "/run/gridstead"))
+
+_CONTAINERS_CONF = """\
+# Written by Gridstead; read in place of the machine's own containers.conf.
+[containers]
+log_driver = "k8s-file"
+log_size_max = 4194304
+[network]
+network_backend = "netavark"
+network_config_dir = "{networks}"
+[engine]
+cgroup_manager = "{cgroup_manager}"
+events_logger = "file"
+runtime = "crun"
+tmp_dir = "{tmp}"
+"""
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted at exactly this path, as this process sees it."""
+    return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+@contextmanager
+def host_lock(name: str) -> Iterator[None]:
+    """Held by one process of this machine at a time."""
+    RUNTIME.mkdir(parents=True, exist_ok=True)
+    with (RUNTIME / f"{name}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+class Podman:
+    """The podman of this provider.
+
+    Args:
+        host: the machine.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        #: systemd in a container needs /sys/fs/cgroup to be one pure cgroup2 tree. Where the machine mounts v1
+        #: controllers there, podman runs in a mount namespace of its own that has such a tree.
+        self.private_namespace = host.cgroup != "v2"
+        self.namespace = RUNTIME / "ns" / "mnt"
+
+    def _forget_earlier_boot(self) -> None:
+        # Where /run is no tmpfs, what an earlier boot left there would look alive.
+        marker = RUNTIME / "boot_id"
+        if marker.exists() and marker.read_text() == self.host.boot_id:
+            return
+        if RUNTIME.exists() and not is_mounted(self.namespace.parent):
+            shutil.rmtree(RUNTIME, ignore_errors=True)
+        RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
+        marker.write_text(self.host.boot_id)
+
+    def set_up(self) -> None:
+        """Make directories, configuration and the mount namespace. Idempotent; needs root."""
+        self._forget_earlier_boot()
+        with host_lock("engine"):
+            for directory in (DATA, DATA / "networks", DATA / "clusters", RUNTIME / "libpod"):
+                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            text = _CONTAINERS_CONF.format(
+                networks=DATA / "networks",
+                cgroup_manager="systemd" if self.host.systemd and not self.private_namespace else "cgroupfs",
+                tmp=RUNTIME / "libpod",
+            )
+            configuration = RUNTIME / "containers.conf"
+            if not configuration.exists() or configuration.read_text() != text:
+                configuration.write_text(text)
+            if self.private_namespace and not is_mounted(self.namespace):
+                self._make_namespace()
+
+    def _make_namespace(self) -> None:
+        directory = self.namespace.parent
+        directory.mkdir(exist_ok=True)
+        if not is_mounted(directory):
+            # A namespace file can only be kept on a mount that does not propagate.
+            run(["mount", "--bind", str(directory), str(directory)])
+            run(["mount", "--make-private", str(directory)])
+        self.namespace.touch()
+        cgroups = "umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+        run(["unshare", f"--mount={self.namespace}", "--propagation", "private", "sh", "-c", cgroups])
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether podman can be asked; if not, nothing of any cluster runs."""
+        return (RUNTIME / "containers.conf").exists() and (not self.private_namespace or is_mounted(self.namespace))
+
+    def tear_down(self) -> None:
+        """End the mount namespace and what podman keeps mounted; images stay."""
+        with host_lock("engine"):
+            if self.private_namespace:
+                for path in (self.namespace, self.namespace.parent):
+                    while is_mounted(path):
+                        run(["umount", str(path)])
+            elif is_mounted(DATA / "storage" / "overlay"):
+                run(["umount", "--lazy", str(DATA / "storage" / "overlay")])
+        shutil.rmtree(RUNTIME, ignore_errors=True)
+
+    def inside(self, argv: list[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
+        """Run a program where podman's mounts are."""
+        prefix = ["nsenter", f"--mount={self.namespace}", "--wdns=/", "--"] if self.private_namespace else []
+        return run([*prefix, *argv], timeout=timeout, stdin=stdin)
+
+    def argv(self, *arguments: str) -> list[str]:
+        """The command line of a podman call, for where podman's mounts are."""
+        return [
+            *("env", f"CONTAINERS_CONF={RUNTIME / 'containers.conf'}", "podman"),
+            *("--root", str(DATA / "storage"), "--runroot", str(RUNTIME / "storage"), "--tmpdir", str(RUNTIME / "libpod")),
+            *arguments,
+        ]
+
+    def __call__(self, *arguments: str, timeout: float = 120.0, stdin: str | None = None) -> str:
+        """Run podman; returns what it wrote."""
+        return self.inside(self.argv(*arguments), timeout=timeout, stdin=stdin)
+
+    def json(self, *arguments: str) -> Any:
+        """Run podman with an answer in JSON; an empty answer is an empty list."""
+        return json.loads(self(*arguments) or "[]") or []
+
+    def exists(self, what: str, name: str) -> bool:
+        """Whether a container, image or network of this name is there."""
+        try:
+            self(what, "exists", name)
+        except CommandError as error:
+            if error.status == 1:
+                return False
+            raise
+        return True
+
+    def mounts_below(self, path: Path) -> list[str]:
+        """Mount points at or below a path where podman's mounts are, the deepest first; one entry each mount."""
+        lines = self.inside(["cat", "/proc/self/mountinfo"]).splitlines()
+        points = [line.split()[4] for line in lines]
+        return sorted((point for point in points if point == str(path) or point.startswith(f"{path}/")), key=len, reverse=True)

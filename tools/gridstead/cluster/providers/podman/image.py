@@ -1,0 +1,243 @@
+"""The node image: Debian from packages, then the install halves of the roles baked in by Ansible."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from gridstead.cluster.command import CommandError, run
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.paths import ROOT, SitePaths
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
+
+#: Disk space to ask for before a build, bytes: rootfs archive, base layer, baked layer and package cache.
+BYTES_TO_BUILD = 5 * 2**30
+
+_PACKAGES = (
+    # What a node is before any role: an init, a way in, and Python for Ansible.
+    *("systemd", "systemd-sysv", "dbus", "openssh-server", "python3", "python3-apt", "sudo", "ca-certificates"),
+    *("iproute2", "iputils-ping", "procps", "e2fsprogs", "xfsprogs", "util-linux-extra"),
+)
+#: Units that cannot work in a container, or only cost boot time there.
+_MASKED = (
+    *("systemd-modules-load.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount"),
+    *("systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "getty.target", "console-getty.service"),
+    *("systemd-logind.service", "systemd-firstboot.service", "systemd-udevd.service", "systemd-udev-trigger.service"),
+)
+_SSHD = """\
+# The node's identity comes from its seed, which the host writes (elsewhere cloud-init does this).
+HostKey /var/lib/gridstead/seed/ssh_host_ed25519_key
+AuthorizedKeysFile /var/lib/gridstead/seed/authorized_keys .ssh/authorized_keys
+PasswordAuthentication no
+UseDNS no
+"""
+_PRESET = """\
+# Roles enable what a node offers; packages of other roles lie in the image without effect.
+enable ssh.service
+enable dbus.service
+enable dbus.socket
+disable *
+"""
+_BAKE = """\
+name: bake
+provider: podman
+image: {{release: {release}}}
+nodes:
+  image:
+    count: 1
+"""
+
+
+@functools.cache
+def current_halves() -> dict[str, str]:
+    """Each role's install half in this checkout, by a digest of all that it consists of."""
+    halves = {}
+    for role in sorted((ROOT / "roles").iterdir()) if (ROOT / "roles").is_dir() else []:
+        files = [role / "tasks" / "install.yml", *sorted((role / "vars").glob("*.yml")), *sorted((role / "files").rglob("*"))]
+        if files[0].exists():
+            content = b"\0".join(path.read_bytes() for path in files if path.is_file())
+            halves[role.name] = hashlib.sha256(content).hexdigest()[:12]
+    return halves
+
+
+def _base_tag(release: str) -> str:
+    content = repr((release, _PACKAGES, _MASKED, _SSHD, _PRESET, _sources(release)))
+    return f"localhost/gridstead/base:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _node_tag(release: str) -> str:
+    bake = (ROOT / "playbooks" / "bake.yml").read_text()
+    content = json.dumps([_base_tag(release), current_halves(), bake], sort_keys=True)
+    return f"localhost/gridstead/node:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def present(podman: Podman, release: str) -> bool:
+    """Whether the node image of this checkout is built."""
+    return podman.is_set_up and podman.exists("image", _node_tag(release))
+
+
+@functools.cache
+def baked(podman: Podman, reference: str) -> dict[str, str]:
+    """The roles whose install half an image holds, each with the half's digest."""
+    labels = json.loads(podman("image", "inspect", "--format", "{{json .Labels}}", reference)) or {}
+    pairs = (pair.partition("=") for pair in labels.get("gridstead.halves", "").split())
+    return {role: digest for role, _, digest in pairs}
+
+
+def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = False) -> str:
+    """The node image of this checkout, built when it is not there.
+
+    Args:
+        podman: where it is kept.
+        release: Debian's code name.
+        progress: told what runs.
+        rebuild: build it even when it is there.
+
+    Returns:
+        Its name.
+
+    Raises:
+        GridsteadError: the build failed; an image that was there is still there.
+    """
+    tag = _node_tag(release)
+    with host_lock("image"):
+        if not rebuild and podman.exists("image", tag):
+            return tag
+        base = _base_tag(release)
+        if rebuild or not podman.exists("image", base):
+            with progress.step("build base image", release):
+                _build_base(podman, release, base)
+        _bake(podman, release, base, tag, progress)
+        _prune(podman, keep={tag, base})
+    return tag
+
+
+def _sources(release: str) -> str:
+    """This machine's own Debian sources with the suite changed: nodes reach the archive as the machine does."""
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    here = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
+    codename = here[1] if here else release
+    stanzas = []
+    for file in files:
+        if not file.is_file() or file.suffix not in (".list", ".sources"):
+            continue
+        text = file.read_text()
+        parts = text.split("\n\n") if file.suffix == ".sources" else text.splitlines()
+        for part in parts:
+            # Debian's own archive only: another archive need not have the other release.
+            if re.search(rf"\b{codename}\b", part) and re.search(r"\bmain\b", part) and not part.lstrip().startswith("#"):
+                stanzas.append((file.suffix, re.sub(rf"\b{codename}\b", release, part)))
+    if not stanzas:
+        raise GridsteadError(
+            f"no Debian archive for {codename} in /etc/apt/sources.list*",
+            hint="the node image is built from the sources this machine has; add Debian's archive to them",
+        )
+    deb822 = [part for suffix, part in stanzas if suffix == ".sources"]
+    return "\n\n".join(deb822) + "\n" if deb822 else "\n".join(part for _, part in stanzas) + "\n"
+
+
+def _apt_settings() -> str:
+    """This machine's Acquire settings (proxies, validity checks), as an apt.conf."""
+    settings = run(["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', "Acquire"])
+    return "".join(f"{line}\n" for line in settings.splitlines() if not line.startswith("Acquire::IndexTargets"))
+
+
+def _build_base(podman: Podman, release: str, tag: str) -> None:
+    sources = _sources(release)
+    suffix = "sources" if sources.lstrip().startswith("Types:") or "\nTypes:" in sources else "list"
+    with tempfile.TemporaryDirectory(prefix="gridstead-image-", dir=_scratch()) as scratch:
+        work = Path(scratch)
+        (work / f"debian.{suffix}").write_text(sources)
+        (work / "settings").write_text(_apt_settings())
+        tree = work / "tree"
+        for target, text in {
+            "etc/apt/apt.conf.d/50gridstead": _apt_settings(),
+            "etc/ssh/sshd_config.d/10-gridstead.conf": _SSHD,
+            "etc/systemd/system-preset/00-gridstead.preset": _PRESET,
+            "etc/hosts": "127.0.0.1\tlocalhost\n",
+        }.items():
+            path = tree / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        _copy_if_there(Path("/etc/apt/auth.conf.d"), tree / "etc/apt/auth.conf.d")
+        _copy_if_there(Path("/usr/local/share/ca-certificates"), tree / "usr/local/share/ca-certificates")
+        archive = work / "base.tar"
+        hooks = [
+            f'chroot "$1" systemctl mask {" ".join(_MASKED)}',
+            'chroot "$1" systemctl enable ssh.service',
+            'chroot "$1" update-ca-certificates',
+            # Identity comes with the node, never with the image.
+            'rm -f "$1"/etc/ssh/ssh_host_*_key* "$1"/etc/machine-id "$1"/etc/resolv.conf; touch "$1"/etc/machine-id',
+        ]
+        run(
+            [
+                *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={work / 'settings'}"),
+                *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
+                *("--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-exclude=/usr/share/locale/*"),
+                f'--customize-hook=copy-in {" ".join(str(path) for path in tree.iterdir())} /',
+                *(f"--customize-hook={hook}" for hook in hooks),
+                *(release, str(archive), str(work / f"debian.{suffix}")),
+            ],
+            timeout=1800,
+        )
+        podman("import", "--change", 'CMD ["/sbin/init"]', str(archive), tag, timeout=600)
+
+
+def _scratch() -> Path:
+    path = DATA / "tmp"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def _copy_if_there(source: Path, target: Path) -> None:
+    if source.is_dir() and any(source.iterdir()):
+        shutil.copytree(source, target)
+
+
+def _bake(podman: Podman, release: str, base: str, tag: str, progress: Progress) -> None:
+    """Boot the base, run playbooks/bake.yml on it over ssh as on any node, keep the result."""
+    # Imported here: a site's life builds images, and building an image is a small site's life.
+    from gridstead.cluster import site as sites
+
+    directory = DATA / "bake"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "cluster.yml").write_text(_BAKE.format(release=release))
+    from gridstead.cluster.providers.podman.provider import PodmanProvider
+
+    spec_file = directory / "cluster.yml"
+    kitchen = sites.Site.open(spec_file, progress)
+    kitchen.provider = PodmanProvider(kitchen.spec, SitePaths(spec_file, "bake"), host=podman.host, node_image=base)
+    kitchen.down(volumes=True)
+    try:
+        kitchen.provision()
+        kitchen.play(["bake.yml"], what="bake image")
+        container = "bake-image001"
+        with progress.step("commit image", tag.rpartition("/")[2]):
+            podman("stop", container, timeout=60)
+            halves = " ".join(f"{role}={digest}" for role, digest in current_halves().items())
+            change = ["--change", 'CMD ["/sbin/init"]', "--change", f'LABEL gridstead.halves="{halves}"']
+            podman("commit", "--quiet", *change, container, tag, timeout=600)
+    finally:
+        kitchen.down(volumes=True, final=False)
+
+
+def _prune(podman: Podman, keep: set[str]) -> None:
+    """Remove the images of earlier checkouts that no node uses."""
+    for listed in podman.json("images", "--format", "json"):
+        for name in listed.get("Names") or []:
+            if name.startswith("localhost/gridstead/") and name not in keep:
+                try:
+                    podman("rmi", name)
+                except CommandError:
+                    continue  # a node still runs from it
+
+
+def remove(podman: Podman) -> None:
+    """Remove every image the kit built."""
+    _prune(podman, keep=set())

@@ -1,0 +1,400 @@
+"""The podman provider: a cluster as systemd containers on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from gridstead.cluster import secrets
+from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
+from gridstead.cluster.host import Host
+from gridstead.cluster.paths import SitePaths
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers.base import NodeAccess, Provider
+from gridstead.cluster.providers.podman import image, subnet
+from gridstead.cluster.providers.podman.engine import DATA, Podman
+from gridstead.cluster.providers.podman.volumes import Volumes
+from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
+from gridstead.cluster.spec import Cluster
+
+#: The label that everything of a cluster carries.
+TAG = "gridstead.cluster"
+#: Where a node sees its seed: host key and authorized_keys, written by the host (what cloud-init is elsewhere).
+SEED = "/var/lib/gridstead/seed"
+
+_RUNNING, _STOPPED = {"running"}, {"created", "configured", "exited", "stopped", "initialized"}
+
+
+class PodmanProvider(Provider):
+    """Containers, sparse files and loop devices, one bridge network a cluster.
+
+    Args:
+        spec: the cluster.
+        paths: where its secrets are.
+        host: this machine.
+        node_image: the image to boot from; by default the baked node image, built when it is missing.
+    """
+
+    parallel = 4
+    delete_order = (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT, Kind.VOLUME, Kind.NETWORK)
+
+    def __init__(self, spec: Cluster, paths: SitePaths, *, host: Host | None = None, node_image: str | None = None) -> None:
+        self.spec, self.paths = spec, paths
+        self.host = host or Host()
+        self.podman = Podman(self.host)
+        self.volumes = Volumes(self.podman, spec.name)
+        self.node_image = node_image
+        self.base = DATA / "clusters" / spec.name
+        self.network = f"gridstead-{spec.name}"
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def observe(self) -> Observed:
+        """Containers, network, shares by their labels and directories; volumes by their files."""
+        found = Observed()
+        if not self.host.is_root:
+            raise PreflightError("the podman provider needs root", hint="run this as root, or with sudo")
+        if self.podman.is_set_up:
+            for network in self.podman.json("network", "ls", "--filter", f"label={TAG}={self.spec.name}", "--format", "json"):
+                self._add(found, self._found_network(network))
+            for container in self._containers():
+                self._add(found, self._found_node(container))
+        for path in self.volumes.shares():
+            ready = self.podman.is_set_up and self.volumes.shares_propagate()
+            self._add(found, Found(Key(Kind.SHARE, path), Status.OK if ready else Status.STOPPED))
+        sizes = self.volumes.sizes()
+        for volume, size in sizes.items():
+            self._add(found, Found(Key(Kind.VOLUME, volume), digest=self._volume(volume, size).digest, data={"bytes": size}))
+        for entry in sorted(self.base.glob("nodes/*/disk/by-id/gridstead-*")):
+            node, volume = entry.parents[2].name, entry.name.removeprefix(self.volumes.device_name(""))
+            ready = self.volumes.attached(node, volume)
+            self._add(found, Found(Key(Kind.ATTACHMENT, volume), Status.OK if ready else Status.STOPPED, data={"node": node}))
+        return found
+
+    @staticmethod
+    def _add(observed: Observed, found: Found) -> None:
+        observed[found.key] = found
+
+    def _containers(self) -> list[dict[str, Any]]:
+        listed = self.podman.json("ps", "--all", "--filter", f"label={TAG}={self.spec.name}", "--format", "json")
+        return listed if isinstance(listed, list) else []
+
+    def _found_network(self, network: dict[str, Any]) -> Found:
+        cidr = network["subnets"][0]["subnet"]
+        return Found(Key(Kind.NETWORK, self.network), id=network["id"], data={"cidr": cidr})
+
+    def _found_node(self, container: dict[str, Any]) -> Found:
+        labels, state = container["Labels"], container["State"]
+        status = Status.OK if state in _RUNNING else Status.STOPPED if state in _STOPPED else Status.BROKEN
+        return Found(
+            Key(Kind.NODE, labels["gridstead.node"]),
+            status,
+            digest=labels["gridstead.digest"],
+            id=container["Id"][:12],
+            detail="" if status is Status.OK else f"container is {state}",
+            data={"address": labels["gridstead.address"], "image": container["Image"], "baked": json.loads(labels["gridstead.baked"])},
+        )
+
+    # -- what should be there --------------------------------------------------------------------------------------
+
+    @property
+    def share_mode(self) -> str:
+        """``nfs`` where the kernel can mount NFS, else ``directory``: the host's directory is bound into the nodes."""
+        return "nfs" if self.host.nfs_client else "directory"
+
+    def _volume(self, name: str, size: int) -> Resource:
+        return Resource(Key(Kind.VOLUME, name), {"bytes": size}, keep=True)
+
+    def desired(self, observed: Observed) -> list[Resource]:
+        """Network, shares, then each node with its volumes."""
+        network = observed.get(Key(Kind.NETWORK, self.network))
+        cidr = IPv4Network(network.data["cidr"] if network else self._free_network())
+        if network and self.spec.network.cidr not in ("auto", str(cidr)):
+            raise InputError(
+                f"the cluster lives in {cidr} and is declared in {self.spec.network.cidr}",
+                file=self.paths.spec,
+                key="network.cidr",
+                hint="a network is not changed under running nodes: `tools/cluster down`, then `up`; volumes stay",
+            )
+        names = self.spec.node_names()
+        present = {name: str(found.data["address"]) for name, found in observed.of(Kind.NODE).items()}
+        address = subnet.addresses(cidr, list(names), present)
+        resources = [Resource(Key(Kind.NETWORK, self.network), {"cidr": str(cidr)})]
+        shares = [Key(Kind.SHARE, path) for path in self.spec.shares] if self.share_mode == "directory" else []
+        resources += [Resource(key) for key in shares]
+        published: set[str] = set()
+        for node, kind_name in names.items():
+            kind = self.spec.nodes[kind_name]
+            attachments = []
+            for volume in kind.volumes:
+                made = self._volume(f"{node}-{volume.name}", volume.bytes)
+                attachment = Resource(Key(Kind.ATTACHMENT, made.key.name), {"node": node}, needs=(made.key,))
+                resources += [made, attachment]
+                attachments.append(attachment.key)
+            sees_shares = {"nfs_server": "rshared", "nfs_client": "rslave"}
+            propagation = next((how for service, how in sees_shares.items() if service in kind.services), None)
+            properties = {
+                "address": address[node],
+                "publish": list(kind.publish) if kind_name not in published else [],
+                "shares": {key.name: propagation for key in shares} if propagation else {},
+            }
+            published.add(kind_name)
+            needs = (Key(Kind.NETWORK, self.network), *attachments, *(shares if propagation else ()))
+            resources.append(Resource(Key(Kind.NODE, node), properties, needs))
+        return resources
+
+    def _free_network(self) -> str:
+        taken = self.host.networks_in_use()
+        if self.podman.is_set_up:
+            for network in self.podman.json("network", "ls", "--format", "json"):
+                for entry in network.get("subnets", []):
+                    if ":" not in entry["subnet"]:
+                        taken.setdefault(IPv4Network(entry["subnet"]), f"network {network['name']}")
+        if self.spec.network.cidr == "auto":
+            return str(subnet.choose(self.spec.name, taken))
+        try:
+            subnet.check(IPv4Network(self.spec.network.cidr), taken)
+        except InputError as error:
+            raise InputError(error.message, file=self.paths.spec, hint=error.hint) from None
+        return self.spec.network.cidr
+
+    # -- checks before anything is made ----------------------------------------------------------------------------
+
+    def preflight(self, resources: Sequence[Resource]) -> None:
+        """Root, programs, loop devices, disk space, ports."""
+        problems = []
+        if not self.host.is_root:
+            problems.append("the podman provider needs root: run this as root, or with sudo")
+        if self.host.is_root and self.host.missing_packages:
+            self.host.install_packages()
+        if not self.host.loop and any(resource.key.kind is Kind.VOLUME for resource in resources):
+            problems.append("no /dev/loop-control: this kernel has no loop devices, so volumes cannot be made")
+        if problems:
+            raise PreflightError("\n".join(problems))
+        self._check_disk(resources)
+        for resource in resources:
+            for port in resource.properties.get("publish", ()) if resource.key.kind is Kind.NODE else ():
+                self._check_port(str(port), resource.key.name)
+
+    def _check_disk(self, resources: Sequence[Resource]) -> None:
+        present = self.volumes.sizes()
+        wanted = {r.key.name: int(r.properties["bytes"]) for r in resources if r.key.kind is Kind.VOLUME}
+        for name, size in wanted.items():
+            if size < present.get(name, 0):
+                raise InputError(
+                    f"volume {name} has {present[name] // 2**20}M and is declared with {size // 2**20}M: volumes never shrink",
+                    file=self.paths.spec,
+                    hint="declare the present size or more; `tools/cluster down --volumes` starts afresh",
+                )
+        existing = next(path for path in (DATA, *DATA.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        # The files are sparse, but a volume that turns out not to have its space loses data: ask for it all.
+        needed = sum(size - present.get(name, 0) for name, size in wanted.items())
+        needed += 0 if self.node_image or image.present(self.podman, self.spec.image.release) else image.BYTES_TO_BUILD
+        if needed > free:
+            raise PreflightError(
+                f"{existing}: {needed // 2**20} MiB are needed for volumes and image, {free // 2**20} MiB are free",
+                hint="make room, declare smaller volumes, or set GRIDSTEAD_DATA to a directory on a larger disk",
+            )
+
+    def _check_port(self, published: str, node: str) -> None:
+        *address, host_port, _ = published.split(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address[0] if address else "0.0.0.0", int(host_port)))  # noqa: S104 - a probe, closed at once
+            except (OSError, OverflowError) as error:
+                raise InputError(
+                    f"port {host_port} of this machine cannot be published for {node}: {getattr(error, 'strerror', error)}",
+                    file=self.paths.spec,
+                    key="publish",
+                    hint=f"free the port (`ss -ltnp 'sport = :{host_port}'` shows who has it) or declare another one",
+                ) from None
+
+    def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
+        """podman's own directories and namespace; the node image, when a node is to be made."""
+        self.podman.set_up()
+        if self.node_image is None and any(resource.key.kind is Kind.NODE for resource in resources):
+            self.node_image = image.ensure(self.podman, self.spec.image.release, progress)
+
+    def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
+        """See :meth:`Provider.build_image`."""
+        self.preflight([])
+        self.podman.set_up()
+        return image.ensure(self.podman, self.spec.image.release, progress, rebuild=rebuild)
+
+    def remove_images(self) -> None:
+        """See :meth:`Provider.remove_images`."""
+        self.podman.set_up()
+        image.remove(self.podman)
+
+    # -- making and taking away ------------------------------------------------------------------------------------
+
+    def ensure(self, resource: Resource) -> None:
+        """See :meth:`Provider.ensure`."""
+        name = resource.key.name
+        match resource.key.kind:
+            case Kind.NETWORK:
+                self._ensure_network(str(resource.properties["cidr"]))
+            case Kind.SHARE:
+                self.volumes.ensure_share(name)
+            case Kind.VOLUME:
+                self.volumes.ensure(name, int(resource.properties["bytes"]))
+            case Kind.ATTACHMENT:
+                self.volumes.attach(str(resource.properties["node"]), name)
+            case Kind.NODE:
+                self._ensure_node(resource)
+            case other:
+                raise GridsteadError(f"the podman provider makes no {other}")
+
+    def _ensure_network(self, cidr: str) -> None:
+        if not self.podman.exists("network", self.network):
+            label = f"{TAG}={self.spec.name}"
+            self.podman("network", "create", "--label", label, "--subnet", cidr, self.network)
+
+    def _container(self, node: str) -> str:
+        return f"{self.spec.name}-{node}"
+
+    def _ensure_node(self, resource: Resource) -> None:
+        node = resource.key.name
+        if not self.podman.exists("container", self._container(node)):
+            self._create_node(resource)
+        self.podman("start", self._container(node))
+
+    def _create_node(self, resource: Resource) -> None:
+        node, properties = resource.key.name, resource.properties
+        reference = self.node_image or image.ensure(self.podman, self.spec.image.release, Progress(quiet=True))
+        seed = self._write_seed(node)
+        disk = self.volumes.device_directory(node)
+        disk.mkdir(mode=0o755, parents=True, exist_ok=True)
+        address = str(properties["address"])
+        arguments = [
+            *("--name", self._container(node), "--hostname", node),
+            *("--label", f"{TAG}={self.spec.name}", "--label", f"gridstead.node={node}"),
+            *("--label", f"gridstead.digest={resource.digest}", "--label", f"gridstead.address={address}"),
+            *("--label", f"gridstead.baked={json.dumps(image.baked(self.podman, reference))}"),
+            *("--network", self.network, "--ip", address, "--no-hosts", "--dns-search", self.spec.domain),
+            *("--network-alias", node, "--network-alias", f"{node}.{self.spec.domain}"),
+            # systemd as init; the limits because an unprivileged parent's cannot be raised inside, and the memlock
+            # and device rules because services and loop-backed volumes need them.
+            *("--systemd=always", "--privileged", "--pids-limit=-1", "--restart=always", "--stop-timeout=20"),
+            *("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000"),
+            *("--volume", f"{seed}:{SEED}:ro", "--volume", f"{disk}:/dev/disk"),
+        ]
+        for path, propagation in properties["shares"].items():
+            arguments += ["--volume", f"{self.volumes.share(path)}:{path}:{propagation}"]
+        for port in properties["publish"]:
+            arguments += ["--publish", str(port)]
+        self.podman("create", *arguments, reference, "/sbin/init")
+
+    def _seed(self, node: str) -> Path:
+        return self.base / "nodes" / node / "seed"
+
+    def _write_seed(self, node: str) -> Path:
+        seed = self._seed(node)
+        seed.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secrets.mint(seed / "ssh_host_ed25519_key", secrets.new_ssh_key()[0])
+        self._write(seed / "authorized_keys", f"{secrets.public_of(self.paths.ssh_key)} gridstead-{self.spec.name}\n", 0o600)
+        return seed
+
+    @staticmethod
+    def _write(path: Path, text: str, mode: int) -> None:
+        if path.exists() and path.read_text() == text:
+            return
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_text(text)
+        scratch.chmod(mode)
+        scratch.replace(path)
+
+    def delete(self, key: Key) -> None:
+        """See :meth:`Provider.delete`."""
+        match key.kind:
+            case Kind.NODE:
+                self.podman("rm", "--force", "--time", "0", "--ignore", self._container(key.name))
+                self._remove(self._seed(key.name))
+            case Kind.SHARE:
+                self.volumes.delete_share(key.name)
+            case Kind.ATTACHMENT:
+                self.volumes.detach(key.name)
+            case Kind.VOLUME:
+                self.volumes.delete(key.name)
+            case Kind.NETWORK:
+                if self.podman.exists("network", key.name):
+                    self.podman("network", "rm", "--force", key.name)
+            case other:
+                raise GridsteadError(f"the podman provider makes no {other}")
+
+    def _remove(self, seed: Path) -> None:
+        shutil.rmtree(seed, ignore_errors=True)
+
+    def stop(self, node: str) -> None:
+        """Shut a node down as its init wants it."""
+        self.podman("stop", "--ignore", self._container(node), timeout=60)
+
+    def finish(self) -> None:
+        """Remove what is left of the cluster's directories; end the mount namespace after the last container."""
+        if not self._containers_of_anyone():
+            self.podman.tear_down()
+        shutil.rmtree(self.base / "nodes", ignore_errors=True)
+        for directory in ("volumes", "shares", "."):
+            path = self.base / directory
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+    def _containers_of_anyone(self) -> bool:
+        return self.podman.is_set_up and bool(self.podman("ps", "--all", "--quiet").strip())
+
+    # -- reaching nodes --------------------------------------------------------------------------------------------
+
+    def nodes(self, observed: Observed) -> dict[str, NodeAccess]:
+        """See :meth:`Provider.nodes`."""
+        attachments = observed.of(Kind.ATTACHMENT)
+        current = image.current_halves()
+        result = {}
+        for node, found in observed.of(Kind.NODE).items():
+            address = str(found.data["address"])
+            baked = sorted(role for role, digest in found.data["baked"].items() if current.get(role) == digest)
+            result[node] = NodeAccess(
+                address,
+                address,
+                running=found.status is Status.OK,
+                variables={"gridstead_container": True, "gridstead_share": self.share_mode, "gridstead_baked": baked},
+                volumes={
+                    volume.removeprefix(f"{node}-"): f"/dev/disk/by-id/{self.volumes.device_name(volume)}"
+                    for volume, attachment in attachments.items()
+                    if attachment.data["node"] == node
+                },
+            )
+        return result
+
+    def grant_access(self, observed: Observed) -> None:
+        """Write each node's seed anew where it differs, and the host keys into known_hosts."""
+        lines = []
+        for node, access in self.nodes(observed).items():
+            seed = self._write_seed(node)
+            lines.append(f"{access.host},{node},{node}.{self.spec.domain} {secrets.public_of(seed / 'ssh_host_ed25519_key')}\n")
+        self._write(self.paths.known_hosts, "".join(lines), 0o600)
+
+    def console(self, node: str, lines: int) -> str:
+        """The journal of a node, or, when it is down, what its init said."""
+        name = self._container(node)
+        if not (self.podman.is_set_up and self.podman.exists("container", name)):
+            raise InputError(f"no node {node}", hint="`tools/cluster list` names them")
+        if self.podman("container", "inspect", "--format", "{{.State.Running}}", name).strip() == "true":
+            return self.podman("exec", name, "journalctl", "--no-pager", "--lines", str(lines))
+        return self.podman("logs", "--tail", str(lines), name)
+
+    def notices(self) -> list[str]:
+        """See :meth:`Provider.notices`."""
+        notes = []
+        if self.podman.private_namespace:
+            notes.append(f"cgroups are {self.host.cgroup} here: nodes run in a mount namespace with a pure cgroup2 tree")
+        if self.share_mode == "directory":
+            notes.append("this kernel has no NFS client: the provider shares " + ", ".join(self.spec.shares) + " itself")
+        return notes

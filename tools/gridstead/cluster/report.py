@@ -1,0 +1,135 @@
+"""What a command tells at its end, for people and for scripts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gridstead.cluster.doctor import Finding
+from gridstead.cluster.plan import Action, Plan
+from gridstead.cluster.site import Outcome, Site
+from gridstead.cluster.status import SiteStatus
+from gridstead.cluster.verification import FirstJob
+
+_STYLE = {Action.CREATE: "green", Action.START: "green", Action.REPLACE: "yellow", Action.UPDATE: "yellow", Action.DELETE: "red"}
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+
+
+def _size(number: int) -> str:
+    value = float(number)
+    for unit in ("B", "K", "M", "G"):
+        if value < 1024:
+            return f"{value:.0f}{unit}"
+        value /= 1024
+    return f"{value:.1f}T"
+
+
+def print_plan(plan: Plan, out: Console) -> None:
+    """The steps, one a line."""
+    if not plan:
+        out.print("nothing to do: nodes, volumes and networks are as declared")
+        return
+    for step in plan.steps:
+        out.print(Text(f"{step.action!s:8}", style=_STYLE[step.action]) + Text(f" {step.key}  ({step.why})"))
+    counted = Counter(step.action for step in plan.steps)
+    out.print(", ".join(f"{number} to {action}" for action, number in counted.items()))
+
+
+def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    """What was done, as plain data."""
+    return {
+        "changed": not outcome.nothing,
+        "steps": [step.as_json() for step in outcome.plan.steps],
+        "tasks_changed": outcome.changed,
+        "seconds": {name: round(value, 2) for name, value in outcome.seconds.items()},
+    }
+
+
+def print_outcome(outcome: Outcome, out: Console) -> None:
+    """What was done, in one line."""
+    if outcome.nothing:
+        out.print("nothing to do: the site is as declared")
+    else:
+        times = ", ".join(f"{name} {value:.1f} s" for name, value in outcome.seconds.items())
+        out.print(f"{len(outcome.plan.steps)} steps, {len(outcome.changed)} changes on the nodes ({times})")
+
+
+def up_as_json(site: Site, outcome: Outcome, job: FirstJob | None) -> dict[str, Any]:
+    """The result of ``up``, as plain data."""
+    return {
+        "cluster": site.spec.name,
+        **outcome_as_json(outcome),
+        "nodes": {node: {"address": access.address, "kind": node[:-3]} for node, access in sorted(site.nodes().items())},
+        "ssh_config": str(site.paths.ssh_config),
+        "first_job": vars(job) if job else None,
+    }
+
+
+def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -> None:
+    """What was built, how to log in, how to submit."""
+    nodes = site.nodes()
+    table = _table("NODE", "ADDRESS", "SERVICES")
+    for node, access in sorted(nodes.items(), key=lambda item: list(site.spec.node_names()).index(item[0])):
+        table.add_row(node, access.address, " ".join(site.spec.services_of(node)))
+    out.print(table)
+    out.print()
+    print_outcome(outcome, out)
+    if job is not None:
+        out.print(f"first job: through {job.through} to {job.node} and back in {job.seconds:.1f} s")
+    option = "" if site.paths.spec.parent.name == "local" else f" --site {site.paths.spec.parent.name}"
+    ce, controller, monitor = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "monitoring"))
+    if ce or controller:
+        out.print(f"log in:    tools/cluster ssh {ce or controller}{option} --user grid")
+    if ce:
+        out.print("submit:    arcsub hello.xrsl    (there; then arcstat -a, arcget -a)")
+    elif controller:
+        out.print("submit:    srun hostname    (there)")
+    if monitor in nodes:
+        out.print(f"watch:     tools/cluster status{option}, or http://{nodes[monitor].address}:9090/")
+
+
+def print_status(seen: SiteStatus, out: Console) -> None:
+    """The site at a glance."""
+    table = _table("NODE", "STATE", "SLURM", "ADDRESS", "LOAD", "DISKS", "FAILED SERVICES")
+    for node in seen.nodes:
+        disks = " ".join(f"{disk['mount']} {_size(disk['used'])}/{_size(disk['bytes'])}" for disk in node.disks)
+        style = "green" if node.state == "up" else "red"
+        table.add_row(node.name, Text(node.state, style=style), node.slurm, node.address, node.load, disks, Text(" ".join(node.failed_units), style="red"))
+    out.print(table)
+    if seen.partitions:
+        out.print()
+        table = _table("PARTITION", "AVAILABLE", "NODES", "STATE", "LIST")
+        for row in seen.partitions:
+            table.add_row(row["partition"], row["available"], row["nodes"], row["state"], row["list"])
+        out.print(table)
+    if seen.jobs:
+        out.print("\njobs: " + ", ".join(f"{count} {state}" for state, count in sorted(seen.jobs.items())))
+    if seen.pending_steps:
+        out.print("\n`tools/cluster up` would: " + ", ".join(seen.pending_steps))
+    if seen.prometheus:
+        out.print(f"\nPrometheus: {seen.prometheus}")
+
+
+def print_list(rows: Sequence[dict[str, Any]], out: Console) -> None:
+    """The sites."""
+    table = _table("SITE", "PROVIDER", "DECLARED", "NODES NOW")
+    for row in rows:
+        table.add_row(row["site"], row["provider"], str(row["declared"]), " ".join(row["nodes"]) or "-")
+    out.print(table)
+
+
+def print_findings(findings: Sequence[Finding], out: Console) -> None:
+    """The machine."""
+    table = _table("", "WHAT", "SEEN", "SO")
+    for finding in findings:
+        mark = Text("✓", style="green") if finding.good else Text("✗", style="red") if finding.needed else Text("•", style="yellow")
+        table.add_row(mark, finding.what, finding.seen, finding.then)
+    out.print(table)

@@ -1,0 +1,129 @@
+"""What a site looks like now: nodes, partitions, jobs, disks, services that failed."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.resources import Kind, Status
+from gridstead.cluster.site import Site
+
+#: One round trip a node: each section starts with a line "== NAME".
+_PROBE = """
+echo '== load'; cut -d' ' -f1-3 /proc/loadavg
+echo '== failed'; systemctl list-units --failed --no-legend --plain | cut -d' ' -f1
+echo '== disks'; df --output=target,size,used,avail -B1 {mounts} 2>/dev/null | tail -n +2
+{more}
+"""
+_SLURM = """
+echo '== partitions'; sinfo --noheader --format='%R|%a|%T|%D|%N'
+echo '== nodes'; sinfo --noheader --Node --format='%N|%T'
+echo '== jobs'; squeue --noheader --states=all --format='%T' | sort | uniq -c
+"""
+
+
+@dataclass
+class NodeStatus:
+    """One node."""
+
+    name: str
+    kind: str
+    state: str
+    address: str = ""
+    load: str = ""
+    slurm: str = ""
+    failed_units: list[str] = field(default_factory=list)
+    disks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class SiteStatus:
+    """The whole site."""
+
+    name: str
+    provider: str
+    nodes: list[NodeStatus]
+    partitions: list[dict[str, str]] = field(default_factory=list)
+    jobs: dict[str, int] = field(default_factory=dict)
+    pending_steps: list[str] = field(default_factory=list)
+    prometheus: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every declared node is up, nothing failed on any, and nothing is left to do."""
+        return not self.pending_steps and all(node.state == "up" and not node.failed_units for node in self.nodes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self) | {"healthy": self.healthy}
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("== "):
+            name = line[3:]
+            sections[name] = []
+        elif name and line.strip():
+            sections[name].append(line.strip())
+    return sections
+
+
+def look(site: Site) -> SiteStatus:
+    """Ask the provider and every running node, all at once."""
+    plan, observed = site.plan()
+    accesses = site.provider.nodes(observed)
+    found = observed.of(Kind.NODE)
+    controller = site.first_node_with("slurm_controller")
+    declared = site.spec.node_names()
+
+    def ask(node: str) -> tuple[NodeStatus, dict[str, list[str]]]:
+        kind = declared.get(node, "(no longer declared)")
+        if node not in found:
+            return NodeStatus(node, kind, "missing"), {}
+        state = {Status.OK: "up", Status.STOPPED: "stopped", Status.BROKEN: "broken"}[found[node].status]
+        status = NodeStatus(node, kind, state, accesses[node].address)
+        if state != "up":
+            return status, {}
+        mounts = ["/"] + ([volume.mount for volume in site.spec.nodes[kind].volumes] if kind in site.spec.nodes else [])
+        probe = _PROBE.format(mounts=" ".join(mounts), more=_SLURM if node == controller else "")
+        try:
+            answer = subprocess.run(
+                [*ssh_argv(site.paths, accesses[node]), "sh"], input=probe, capture_output=True, text=True, timeout=30, check=False
+            )
+        except subprocess.TimeoutExpired:
+            status.state = "silent"
+            return status, {}
+        if answer.returncode == 255:
+            status.state = "silent"
+            return status, {}
+        said = _sections(answer.stdout)
+        status.load = " ".join(said.get("load", []))
+        status.failed_units = said.get("failed", [])
+        for line in said.get("disks", []):
+            target, size, used, available = line.split()
+            status.disks.append({"mount": target, "bytes": int(size), "used": int(used), "available": int(available)})
+        return status, said
+
+    names = [*declared, *(node for node in found if node not in declared)]
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        answers = list(pool.map(ask, names))
+    result = SiteStatus(site.spec.name, site.spec.provider, [status for status, _ in answers])
+    for _, said in answers:
+        for line in said.get("partitions", []):
+            result.partitions.append(dict(zip(("partition", "available", "state", "nodes", "list"), line.split("|"), strict=True)))
+        slurm_states = dict(line.split("|", 1) for line in said.get("nodes", []))
+        for status, _ in answers:
+            status.slurm = slurm_states.get(status.name, status.slurm)
+        for line in said.get("jobs", []):
+            count, state = line.split()
+            result.jobs[state] = int(count)
+    result.pending_steps = [str(step) for step in plan.steps]
+    monitor = site.first_node_with("monitoring")
+    if monitor in accesses:
+        result.prometheus = f"http://{accesses[monitor].address}:9090/"
+    return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shutil
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from gridstead.cluster.errors import InputError
@@ -223,7 +224,7 @@ def _line_of(document: Any, location: tuple[str | int, ...]) -> int | None:
     line: int | None = None
     for part in location:
         try:
-            position = document.lc.value(part) if isinstance(document, list) else document.lc.key(part)
+            position = document.lc.item(part) if isinstance(document, CommentedSeq) else document.lc.key(part)
             line = int(position[0]) + 1
             document = document[part]
         except (AttributeError, KeyError, IndexError, TypeError):
@@ -337,5 +338,6 @@ def write_count(path: Path, kind: str, count: int) -> int:
     lines[line] = lines[line][:column] + re.sub(r"^\d+", str(count), lines[line][column:])
     scratch = path.with_name(f".{path.name}.new")
     scratch.write_text("".join(lines), encoding="utf-8")
+    shutil.copymode(path, scratch)
     scratch.replace(path)
     return int(line) + 1

@@ -1,0 +1,290 @@
+"""The plan: the difference between what should be there and what is; and how it is carried out."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from gridstead.cluster.apply import apply
+from gridstead.cluster.errors import GridsteadError, StepError
+from gridstead.cluster.plan import Action, Plan, Step, make, teardown
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
+
+ORDER = (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT, Kind.VOLUME, Kind.NETWORK)
+QUIET = Progress(quiet=True)
+
+
+class Cloud:
+    """A provider of the mind: it does at once what it is asked, and remembers it."""
+
+    delete_order = ORDER
+    parallel = 4
+
+    def __init__(self, observed: Observed | None = None) -> None:
+        self.there = Observed(observed or {})
+        self.log: list[tuple[str, Key]] = []
+        self.fail: set[Key] = set()
+        self.lock = threading.Lock()
+
+    def ensure(self, resource: Resource) -> None:
+        with self.lock:
+            self.log.append(("ensure", resource.key))
+            if resource.key in self.fail:
+                raise GridsteadError(f"the cloud refuses {resource.key}")
+            missing = [key for key in resource.needs if key not in self.there]
+            assert not missing, f"{resource.key} was made before {missing}"
+            self.there[resource.key] = Found(resource.key, digest=resource.digest)
+
+    def delete(self, key: Key) -> None:
+        with self.lock:
+            self.log.append(("delete", key))
+            if key in self.fail:
+                raise GridsteadError(f"the cloud keeps {key}")
+            self.there.pop(key, None)
+
+
+def site(nodes: int, volumes: int = 1) -> list[Resource]:
+    network = Resource(Key(Kind.NETWORK, "net"), {"cidr": "10.0.0.0/24"})
+    made = [network]
+    for number in range(1, nodes + 1):
+        needs = [network.key]
+        for letter in range(volumes):
+            volume = Resource(Key(Kind.VOLUME, f"n{number}-v{letter}"), {"bytes": 2**30}, keep=True)
+            attachment = Resource(Key(Kind.ATTACHMENT, volume.key.name), {"node": f"n{number}"}, needs=(volume.key,))
+            made += [volume, attachment]
+            needs.append(attachment.key)
+        made.append(Resource(Key(Kind.NODE, f"n{number}"), {"address": f"10.0.0.{number + 10}"}, needs=tuple(needs)))
+    return made
+
+
+def as_found(resources: list[Resource]) -> Observed:
+    return Observed({resource.key: Found(resource.key, digest=resource.digest) for resource in resources})
+
+
+def carry_out(plan: Plan, cloud: Cloud) -> None:
+    apply(plan, cloud, QUIET)  # type: ignore[arg-type]
+
+
+sites = st.builds(site, st.integers(1, 6), st.integers(0, 2))
+statuses = st.sampled_from(list(Status))
+
+
+@st.composite
+def sites_in_any_state(draw: st.DrawFn) -> tuple[list[Resource], Observed]:
+    """What is wanted, and any part of it, or of a larger site, found in any state."""
+    wanted = draw(sites)
+    found = Observed()
+    for resource in draw(sites):
+        if draw(st.booleans()):
+            digest = draw(st.sampled_from([resource.digest, "0" * 16, None]))
+            found[resource.key] = Found(resource.key, draw(statuses), digest)
+    return wanted, found
+
+
+# ---------------------------------------------------------------------------------------------- the difference
+
+
+def test_nothing_is_to_do_when_all_is_as_declared() -> None:
+    assert not make(site(3), as_found(site(3)), delete_order=ORDER)
+
+
+def test_from_nothing_everything_is_created_after_what_it_needs() -> None:
+    wanted = site(2)
+    plan = make(wanted, Observed(), delete_order=ORDER)
+    assert [step.key for step in plan.steps] == [resource.key for resource in wanted]
+    assert {step.action for step in plan.steps} == {Action.CREATE}
+    assert plan.steps[-1].after == set(wanted[-1].needs)
+
+
+@pytest.mark.parametrize(
+    ("change", "action"),
+    [
+        ({"status": Status.STOPPED}, Action.START),
+        ({"status": Status.BROKEN, "detail": "container is dead"}, Action.REPLACE),
+        ({"digest": "another"}, Action.REPLACE),
+        ({"digest": None}, None),
+    ],
+)
+def test_one_node_that_differs_is_one_step(change: dict[str, object], action: Action | None) -> None:
+    wanted, key = site(3), Key(Kind.NODE, "n2")
+    found = as_found(wanted)
+    found[key] = replace(found[key], **change)
+    steps = make(wanted, found, delete_order=ORDER).steps
+    assert [(step.action, step.key) for step in steps] == ([(action, key)] if action else [])
+
+
+def test_a_volume_is_grown_in_place_and_never_replaced() -> None:
+    wanted, key = site(1), Key(Kind.VOLUME, "n1-v0")
+    for status in Status:
+        found = as_found(wanted)
+        found[key] = Found(key, status, digest="another")
+        plan = make(wanted, found, delete_order=ORDER, replace=[key])
+        assert [(step.action, step.key) for step in plan.steps] == [(Action.UPDATE, key)]
+
+
+def test_a_node_no_longer_declared_goes_and_its_volume_stays() -> None:
+    plan = make(site(1), as_found(site(2)), delete_order=ORDER)
+    assert [(step.action, step.key) for step in plan.steps] == [
+        (Action.DELETE, Key(Kind.NODE, "n2")),
+        (Action.DELETE, Key(Kind.ATTACHMENT, "n2-v0")),
+    ]
+    assert plan.steps[1].after == {Key(Kind.NODE, "n2")}
+
+
+def test_what_comes_waits_for_what_leaves() -> None:
+    # A new node may want the address, the port or the device that a leaving one still holds.
+    renamed = [replace(resource, key=Key(Kind.NODE, "m1")) if resource.key.name == "n1" else resource for resource in site(1)]
+    steps = make(renamed, as_found(site(1)), delete_order=ORDER).steps
+    assert [str(step) for step in steps] == ["delete node n1", "create node m1"]
+    assert steps[1].after == {Key(Kind.NODE, "n1")}
+
+
+@given(sites_in_any_state())
+@settings(deadline=None)
+def test_a_plan_carried_out_leaves_nothing_to_do(case: tuple[list[Resource], Observed]) -> None:
+    wanted, found = case
+    cloud = Cloud(found)
+    volumes = {key for key in found if key.kind is Kind.VOLUME}
+    carry_out(make(wanted, found, delete_order=ORDER), cloud)
+    assert not make(wanted, cloud.there, delete_order=ORDER)
+    assert not {key for what, key in cloud.log if what == "delete"} & volumes, "data was deleted"
+    assert set(cloud.there) == {resource.key for resource in wanted} | volumes
+
+
+@given(sites_in_any_state())
+@settings(deadline=None)
+def test_no_step_waits_for_one_that_is_not_planned_or_comes_later(case: tuple[list[Resource], Observed]) -> None:
+    wanted, found = case
+    seen: set[Key] = set()
+    for step in make(wanted, found, delete_order=ORDER).steps:
+        assert step.after <= seen
+        seen.add(step.key)
+
+
+@given(sites_in_any_state(), st.booleans())
+@settings(deadline=None)
+def test_down_takes_all_away_but_what_is_kept(case: tuple[list[Resource], Observed], with_volumes: bool) -> None:
+    _, found = case
+    cloud = Cloud(found)
+    keep = () if with_volumes else (Kind.VOLUME,)
+    carry_out(teardown(found, delete_order=ORDER, keep=keep), cloud)
+    assert set(cloud.there) == {key for key in found if key.kind in keep}
+    order = [ORDER.index(key.kind) for _, key in cloud.log]
+    assert order == sorted(order), "something was taken away before what holds it"
+
+
+def test_a_plan_as_data_names_action_kind_name_and_reason() -> None:
+    step = make(site(1, 0), Observed(), delete_order=ORDER).steps[0]
+    assert step.as_json() == {"action": "create", "kind": "network", "name": "net", "why": "not there yet"}
+
+
+# ---------------------------------------------------------------------------------------------- carrying it out
+
+
+def test_a_failed_step_holds_back_only_what_needs_it() -> None:
+    cloud = Cloud()
+    cloud.fail = {Key(Kind.VOLUME, "n1-v0")}
+    with pytest.raises(StepError) as caught:
+        carry_out(make(site(3), Observed(), delete_order=ORDER), cloud)
+    assert {key.name for key in cloud.there if key.kind is Kind.NODE} == {"n2", "n3"}
+    assert str(caught.value).splitlines() == [
+        "create volume n1-v0: the cloud refuses volume n1-v0",
+        "  not tried, because they need what failed: create attachment n1-v0, create node n1",
+    ]
+    cloud.fail, cloud.log = set(), []
+    carry_out(make(site(3), cloud.there, delete_order=ORDER), cloud)
+    assert [key.name for _, key in cloud.log] == ["n1-v0", "n1-v0", "n1"], "a second run does only what is left"
+
+
+def test_what_needs_a_failed_step_indirectly_is_held_back_too() -> None:
+    cloud = Cloud()
+    cloud.fail = {Key(Kind.NETWORK, "net")}
+    with pytest.raises(StepError, match="not tried"):
+        carry_out(make(site(2, 0), Observed(), delete_order=ORDER), cloud)
+    assert not cloud.there
+
+
+def test_a_bug_is_not_dressed_up_as_a_failed_step() -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        apply(make(site(1), Observed(), delete_order=ORDER), Cloud(), QUIET, do=broken)  # type: ignore[arg-type]
+
+
+def test_independent_steps_run_at_once_and_no_more_than_allowed() -> None:
+    cloud, running, most = Cloud(), 0, 0
+    lock, full = threading.Lock(), threading.Event()
+
+    def slow(_: object, __: Step) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+            if running == cloud.parallel:
+                full.set()
+        assert full.wait(10), "fewer steps ran at once than may"
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    wanted = [Resource(Key(Kind.NODE, f"n{number}")) for number in range(12)]
+    apply(make(wanted, Observed(), delete_order=ORDER), cloud, QUIET, do=slow)  # type: ignore[arg-type]
+    assert most == cloud.parallel
+
+
+def test_replacing_deletes_first() -> None:
+    wanted = site(1, 0)
+    cloud = Cloud(as_found(wanted))
+    carry_out(make(wanted, cloud.there, delete_order=ORDER, replace=[Key(Kind.NODE, "n1")]), cloud)
+    assert [what for what, _ in cloud.log] == ["delete", "ensure"]
+
+
+# ---------------------------------------------------------------------------------------------- progress
+
+
+def told(**options: bool) -> tuple[Progress, io.StringIO]:
+    out = io.StringIO()
+    return Progress(console=Console(file=out, force_terminal=False, width=200, soft_wrap=True), **options), out
+
+
+def test_progress_says_what_ran_where_and_for_how_long() -> None:
+    progress, out = told()
+    with progress, progress.step("create", "node n1"):
+        pass
+    with pytest.raises(ValueError, match="no"), progress.step("create", "node n2"):
+        raise ValueError("no")
+    first, second = out.getvalue().splitlines()
+    assert first.endswith("✓ create node n1 (0.0 s)")
+    assert second.endswith("✗ create node n2 (0.0 s)")
+
+
+def test_progress_is_silent_when_asked() -> None:
+    progress, out = told(quiet=True)
+    with progress, progress.step("create", "node n1"):
+        progress.say("hello")
+    assert not out.getvalue()
+
+
+def test_a_long_step_gives_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gridstead.cluster.progress.HEARTBEAT", 0.0)
+    progress, out = told()
+    with progress, progress.step("build", "image"):
+        deadline = time.monotonic() + 10
+        while "so far" not in out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert "… build image (" in out.getvalue()
+
+
+def test_markup_in_what_is_said_is_text() -> None:
+    progress, out = told()
+    progress.say("node [red]n1[/red] at [10.0.0.1]")
+    assert "node [red]n1[/red] at [10.0.0.1]" in out.getvalue()

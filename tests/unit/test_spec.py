@@ -1,0 +1,283 @@
+"""cluster.yml: what holds, and what every mistake is told as."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridstead.cluster.errors import InputError
+from gridstead.cluster.spec import SERVICES, Cluster, load, parse_size, write_count
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GOOD = """\
+---
+name: trial
+provider: podman
+domain: grid.test
+network:
+  cidr: auto
+nodes:
+  frontend:
+    count: 1
+    flavor: {cpus: 2, memory: 2048}
+    services: [nfs_server, slurm_accounting, slurm_controller, arc_ce]
+    volumes:
+      - {name: grid, size: 4G, mount: /grid, filesystem: xfs}
+  compute:
+    count: 2  # two will do
+    services: [nfs_client, slurm_node]
+    volumes:
+      - name: scratch
+        size: 1G
+        mount: /scratch
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.yml"
+    path.write_text(GOOD)
+    return path
+
+
+def line_of(text: str, part: str) -> int:
+    """The line (from 1) of the first line that holds `part`."""
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def test_a_good_file_loads_with_its_defaults(spec: Path) -> None:
+    cluster = load(spec)
+    assert list(cluster.node_names()) == ["frontend001", "compute001", "compute002"]
+    assert cluster.services_of("compute002") == ("nfs_client", "slurm_node")
+    assert cluster.nodes["compute"].flavor.cpus == 2
+    assert cluster.nodes["compute"].volumes[0].bytes == 2**30
+    assert cluster.nodes["compute"].volumes[0].filesystem == "ext4"
+    assert cluster.image.release == "trixie"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("inventories/*/cluster.yml")) + sorted(ROOT.glob("roles/*/molecule/*/cluster.yml")), ids=str
+)
+def test_every_cluster_yml_of_this_repository_holds(path: Path) -> None:
+    assert load(path).node_names()
+
+
+def test_names_of_scenarios_are_their_own() -> None:
+    paths = [*ROOT.glob("inventories/*/cluster.yml"), *ROOT.glob("roles/*/molecule/*/cluster.yml")]
+    names = [load(path).name for path in paths]
+    assert sorted(set(names)) == sorted(names), "two sites of one name would take each other's nodes for their own"
+
+
+#: What is put wrong: (replace, by, the line's mark, words the message must have).
+MISTAKES = {
+    "unknown key, top": (
+        "provider: podman",
+        "provder: podman",
+        "provder",
+        ["provder", "unknown key", "'provider'", "known keys here: name,"],
+    ),
+    "unknown key, node kind": (
+        "    services: [nfs_client",
+        "    service: [nfs_client",
+        "service: [",
+        ["nodes.compute.service", "'services'"],
+    ),
+    "unknown key, flavor": ("cpus: 2", "cpu: 2", "cpu: 2", ["nodes.frontend.flavor.cpu", "'cpus'", "cpus, memory"]),
+    "unknown key, volume": ("        mount: /scratch", "        mountpoint: /scratch", "mountpoint", ["volumes.0.mountpoint", "'mount'"]),
+    "unknown key, network": ("cidr: auto", "cird: auto", "cird", ["network.cird", "'cidr'"]),
+    "wrong type, text for a number": ("count: 2 ", "count: two ", "count: two", ["nodes.compute.count", "integer", "'two'"]),
+    "wrong type, list for a mapping": ("flavor: {cpus: 2, memory: 2048}", "flavor: [2]", "flavor", ["nodes.frontend.flavor"]),
+    "wrong type, text for a list": (
+        "services: [nfs_client, slurm_node]",
+        "services: slurm_node",
+        "services: slurm",
+        ["nodes.compute.services", "'slurm_node'"],
+    ),
+    "count below zero": ("count: 2 ", "count: -1 ", "count: -1", ["nodes.compute.count", "0", "-1"]),
+    "count too large": ("count: 2 ", "count: 1000 ", "count: 1000", ["nodes.compute.count", "999", "1000"]),
+    "no CPU": ("cpus: 2", "cpus: 0", "cpus: 0", ["nodes.frontend.flavor.cpus", "1", "0"]),
+    "too little memory": ("memory: 2048", "memory: 16", "memory: 16", ["nodes.frontend.flavor.memory", "256", "16"]),
+    "unknown service": (
+        "slurm_node]",
+        "slurm_nodes]",
+        "slurm_nodes",
+        ["nodes.compute.services", "unknown service 'slurm_nodes'", "'slurm_node'"],
+    ),
+    "service twice": (
+        "[nfs_client, slurm_node]",
+        "[slurm_node, slurm_node]",
+        "  compute:",
+        ["nodes.compute", "service 'slurm_node' is declared twice"],
+    ),
+    "two controllers": ("count: 1", "count: 2", "count: 2", ["nodes.frontend.count", "2 nodes would offer", "one node may"]),
+    "no server for the clients": ("nfs_server, ", "", "services: [nfs_client", ["nfs_client needs nfs_server"]),
+    "duplicate volume": (
+        "        mount: /scratch\n",
+        "        mount: /scratch\n      - {name: scratch, size: 1G, mount: /other}\n",
+        "  compute:",
+        ["nodes.compute", "volume 'scratch' is declared twice"],
+    ),
+    "duplicate mount point": (
+        "        mount: /scratch\n",
+        "        mount: /scratch\n      - {name: other, size: 1G, mount: /scratch/}\n",
+        "  compute:",
+        ["nodes.compute", "mount point '/scratch' is declared twice"],
+    ),
+    "size without a unit": (
+        "size: 1G",
+        "size: '1000'",
+        "size: '1000'",
+        ["nodes.compute.volumes.0.size", "'1000' is not a size", "such as 10G"],
+    ),
+    "size of nothing": ("size: 1G", "size: 0G", "size: 0G", ["'0G' is not a size"]),
+    "too small for xfs": ("size: 4G", "size: 100M", "- {name: grid", ["100M is too small for xfs", "300M"]),
+    "too small for ext4": ("size: 1G", "size: 1M", "- name: scratch", ["1M is too small for ext4", "8M"]),
+    "unknown file system": (
+        "filesystem: xfs",
+        "filesystem: zfs",
+        "zfs",
+        ["nodes.frontend.volumes.0.filesystem", "'ext4' or 'xfs'", "'zfs'"],
+    ),
+    "relative mount point": ("mount: /scratch", "mount: scratch", "mount: scratch", ["nodes.compute.volumes.0.mount", "'scratch'"]),
+    "bad name": ("name: trial", "name: Trial_1", "name: Trial_1", ["name", "'Trial_1'"]),
+    "bad kind": ("  compute:", "  com pute:", "com pute:", ["com pute"]),
+    "bad domain": ("domain: grid.test", "domain: test", "domain: test", ["domain", "'test'"]),
+    "unknown provider": ("provider: podman", "provider: docker", "provider: docker", ["provider", "'podman'", "'docker'"]),
+    "no network": ("cidr: auto", "cidr: 10.1.2.300/24", "cidr: 10.1", ["network.cidr", "10.1.2.300", "10.42.0.0/24"]),
+    "host bits set": ("cidr: auto", "cidr: 10.1.2.3/24", "cidr: 10.1", ["network.cidr", "10.1.2.3/24 has host bits set"]),
+    "public network": ("cidr: auto", "cidr: 8.8.8.0/24", "cidr: 8.8", ["network.cidr", "8.8.8.0/24 is not a private IPv4 network"]),
+    "network too small": ("cidr: auto", "cidr: 10.1.2.0/30", "cidr: 10.1", ["network.cidr", "/28 or larger"]),
+    "missing key": ("        size: 1G\n", "", "- name: scratch", ["nodes.compute.volumes.0.size", "missing"]),
+    "no nodes": (GOOD[GOOD.index("nodes:") :], "nodes: {}\n", "nodes: {}", ["nodes", "at least 1"]),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "mark", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_with_file_line_and_what_is_right(spec: Path, old: str, new: str, mark: str, words: list[str]) -> None:
+    text = GOOD.replace(old, new, 1)
+    assert text != GOOD
+    spec.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load(spec)
+    message = str(caught.value)
+    assert message.startswith(f"{spec}:{line_of(text, mark)}: "), message
+    for word in words:
+        assert word in message, message
+    assert caught.value.exit_code == 2
+    assert "pydantic" not in message
+    assert "Traceback" not in message
+
+
+def test_several_mistakes_are_counted_and_the_misspelt_key_comes_first(spec: Path) -> None:
+    spec.write_text(GOOD.replace("count: 2 ", "cuont: 2 ").replace("cpus: 2", "cpus: many"))
+    with pytest.raises(InputError, match=r"nodes\.compute\.cuont: unknown key, did you mean 'count'\?") as caught:
+        load(spec)
+    assert "2 more mistake(s) after this one" in str(caught.value)
+
+
+def test_every_count_zero_is_no_site(spec: Path) -> None:
+    spec.write_text("name: x\nnodes:\n  compute: {count: 0}\n")
+    with pytest.raises(InputError, match="every count is 0"):
+        load(spec)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"name: [unclosed\nnodes: {}\n", "not YAML"),
+        (b"\tname: x\n", "not YAML"),
+        (b"name: a\nname: b\n", "not YAML"),
+        (b"- a\n- list\n", "must be a mapping"),
+        (b"", "must be a mapping"),
+        (b"name: \xff\xfe\n", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_one_clear_error(spec: Path, content: bytes, words: str) -> None:
+    spec.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        load(spec)
+    assert str(spec) in str(caught.value)
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.yml: cannot be read: No such file"):
+        load(tmp_path / "nothing.yml")
+
+
+def test_a_directory_for_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@given(st.integers(min_value=1, max_value=10**6), st.sampled_from("MGT"), st.sampled_from(["", "B", "iB"]))
+def test_sizes_are_powers_of_1024(number: int, unit: str, suffix: str) -> None:
+    assert parse_size(f"{number}{unit}{suffix}") == number * 1024 ** {"M": 2, "G": 3, "T": 4}[unit]
+
+
+@given(st.text(max_size=6).filter(lambda text: text.rstrip("iB")[-1:] not in {"M", "G", "T"}))
+def test_a_size_without_its_unit_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size") as caught:
+        parse_size(text)
+    assert repr(text) in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- scale writes the file
+
+
+def test_scale_changes_the_number_and_nothing_else(spec: Path) -> None:
+    line = write_count(spec, "compute", 17)
+    assert line == line_of(GOOD, "count: 2 ")
+    assert spec.read_text() == GOOD.replace("count: 2 ", "count: 17 ")
+
+
+def test_scale_also_finds_a_count_written_inline(spec: Path) -> None:
+    spec.write_text("name: x\nnodes:\n  compute: {services: [], count: 3, flavor: {cpus: 1}}\n")
+    write_count(spec, "compute", 12)
+    assert spec.read_text() == "name: x\nnodes:\n  compute: {services: [], count: 12, flavor: {cpus: 1}}\n"
+
+
+def test_scale_keeps_the_files_mode(spec: Path) -> None:
+    spec.chmod(0o640)
+    write_count(spec, "compute", 3)
+    assert spec.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "words"),
+    [
+        ("computes", 3, "did you mean 'compute'"),
+        ("compute", 1000, "999"),
+        ("compute", -1, "greater than or equal to 0"),
+        ("frontend", 2, "one node may"),
+    ],
+)
+def test_a_scale_that_cannot_hold_leaves_the_file_alone(spec: Path, kind: str, count: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        write_count(spec, kind, count)
+    assert spec.read_text() == GOOD
+    assert list(spec.parent.iterdir()) == [spec], "no scratch file is left"
+
+
+# ---------------------------------------------------------------------------------------------- schema
+
+
+def test_the_schema_names_every_key_and_forbids_others() -> None:
+    schema = Cluster.model_json_schema()
+    json.dumps(schema)
+    assert schema["additionalProperties"] is False
+    for name, part in schema["$defs"].items():
+        assert part.get("additionalProperties") is False, name
+    assert set(schema["properties"]) == set(Cluster.model_fields)
+
+
+def test_every_service_is_explained() -> None:
+    assert all(text and text == textwrap.dedent(text).strip() for text in SERVICES.values())

@@ -32,6 +32,7 @@ _MASKED = (
 )
 _SSHD = """\
 # The node's identity comes from its seed, which the host writes (elsewhere cloud-init does this).
+# A file of its own, 05-gridstead-seed.conf: what role base says of sshd is another.
 HostKey /var/lib/gridstead/seed/ssh_host_ed25519_key
 AuthorizedKeysFile /var/lib/gridstead/seed/authorized_keys .ssh/authorized_keys
 PasswordAuthentication no
@@ -158,7 +159,7 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
         tree = work / "tree"
         for target, text in {
             "etc/apt/apt.conf.d/50gridstead": _apt_settings(),
-            "etc/ssh/sshd_config.d/10-gridstead.conf": _SSHD,
+            "etc/ssh/sshd_config.d/05-gridstead-seed.conf": _SSHD,
             "etc/systemd/system-preset/00-gridstead.preset": _PRESET,
             "etc/hosts": "127.0.0.1\tlocalhost\n",
         }.items():
@@ -213,10 +214,10 @@ def _bake(podman: Podman, release: str, base: str, tag: str, progress: Progress)
     spec_file = directory / "cluster.yml"
     kitchen = sites.Site.open(spec_file, progress)
     kitchen.provider = PodmanProvider(kitchen.spec, SitePaths(spec_file, "bake"), host=podman.host, node_image=base)
-    kitchen.down(volumes=True)
+    kitchen.down(volumes=True, final=False)
     try:
         kitchen.provision()
-        kitchen.play(["bake.yml"], what="bake image")
+        kitchen.play(["bake.yml"], what="bake image", variables={"bake_roles": sorted(current_halves())})
         container = "bake-image001"
         with progress.step("commit image", tag.rpartition("/")[2]):
             podman("stop", container, timeout=60)

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-
 from gridstead.cluster import doctor as doctors
 from gridstead.cluster import report, status, verification
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.inventory import ssh_argv
 from gridstead.cluster.paths import ROOT
-from gridstead.cluster.progress import Progress, error_console
+from gridstead.cluster.progress import Progress, error_console, result_console
 from gridstead.cluster.resources import Kind
 from gridstead.cluster.site import Site, find_spec
 from gridstead.cluster.spec import Cluster, load
@@ -70,7 +68,7 @@ def up(
     site: SiteOption = "local",
     replace: Annotated[list[str] | None, typer.Option("--replace", help="Make this node anew (may be given again).", autocompletion=_complete_node)] = None,
     configure: Annotated[bool, typer.Option("--configure/--no-configure", help="Run Ansible on the nodes.")] = True,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Run a first real job at the end.")] = True,
+    check: Annotated[bool, typer.Option("--verify/--no-verify", help="Run a first real job at the end.")] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -84,7 +82,7 @@ def up(
     if as_json:
         _emit(report.up_as_json(opened, outcome, job))
     elif not quiet:
-        report.print_up(opened, outcome, job, Console(highlight=False, soft_wrap=True))
+        report.print_up(opened, outcome, job, result_console())
 
 
 @app.command()
@@ -95,7 +93,7 @@ def plan(site: SiteOption = "local", as_json: JsonOption = False) -> None:
     if as_json:
         _emit([step.as_json() for step in made.steps])
     else:
-        report.print_plan(made, Console(highlight=False, soft_wrap=True))
+        report.print_plan(made, result_console())
 
 
 @app.command()
@@ -123,7 +121,7 @@ def status_command(site: SiteOption = "local", as_json: JsonOption = False, quie
     if as_json:
         _emit(seen.as_json())
     elif not quiet:
-        report.print_status(seen, Console(highlight=False, soft_wrap=True))
+        report.print_status(seen, result_console())
     if not seen.healthy:
         raise typer.Exit(1)
 
@@ -139,7 +137,7 @@ def list_command(as_json: JsonOption = False) -> None:
     if as_json:
         _emit(rows)
     else:
-        report.print_list(rows, Console(highlight=False, soft_wrap=True))
+        report.print_list(rows, result_console())
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -184,7 +182,7 @@ def scale(
         _emit({"line": line, **report.outcome_as_json(outcome)})
     elif not quiet:
         typer.echo(f"{opened.paths.spec}:{line}: nodes.{kind}.count is {number}")
-        report.print_outcome(outcome, Console(highlight=False, soft_wrap=True))
+        report.print_outcome(outcome, result_console())
 
 
 @app.command()
@@ -202,7 +200,7 @@ def start(site: SiteOption = "local", quiet: QuietOption = False, verbose: Verbo
     with _opened(site, quiet=quiet, verbose=verbose) as opened:
         outcome = opened.up(configure=False)
     if not quiet:
-        report.print_outcome(outcome, Console(highlight=False, soft_wrap=True))
+        report.print_outcome(outcome, result_console())
 
 
 @app.command()
@@ -252,7 +250,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         _emit([finding.as_json() for finding in findings])
     else:
-        report.print_findings(findings, Console(highlight=False, soft_wrap=True))
+        report.print_findings(findings, result_console())
     if any(finding.needed and not finding.good for finding in findings):
         raise typer.Exit(1)
 

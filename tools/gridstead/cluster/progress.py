@@ -117,4 +117,9 @@ class Progress:
 
 def error_console() -> Console:
     """The console for the one message that ends a failed command."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, file=sys.stderr)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def result_console() -> Console:
+    """The console for results: as wide as the terminal, or wide enough for any table where there is none."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)

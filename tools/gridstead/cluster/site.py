@@ -265,8 +265,7 @@ class Site:
             keep = [] if volumes else [Kind.VOLUME]
             plan = planning.teardown(observed, delete_order=self.provider.delete_order, keep=keep)
             apply(plan, self.provider, self.progress)
-            if final:
-                self.provider.finish()
+            self.provider.finish(last=final)
         return plan
 
     def stop(self) -> list[str]:

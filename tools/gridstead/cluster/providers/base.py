@@ -109,8 +109,12 @@ class Provider(ABC):
         After the state directory was lost; does nothing when both agree already.
         """
 
-    def finish(self) -> None:
-        """Called after ``down``: take away what was set up on the host for the last cluster."""
+    def finish(self, *, last: bool) -> None:  # noqa: B027 - a cloud may have nothing to do here
+        """Called after ``down``.
+
+        Args:
+            last: also take away what was set up on the host, if no other cluster uses it.
+        """
 
     def notices(self) -> list[str]:
         """What an operator should know about how this machine or cloud was adapted to, a line each."""

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gridstead.cluster.command import CommandError, run
 from gridstead.cluster.host import Host
@@ -59,6 +59,9 @@ class Podman:
         host: the machine.
     """
 
+    #: The open lock of this process, whatever number of objects it has; a plain descriptor, closed by its end.
+    _use: ClassVar[int | None] = None
+
     def __init__(self, host: Host) -> None:
         self.host = host
         #: systemd in a container needs /sys/fs/cgroup to be one pure cgroup2 tree. Where the machine mounts v1
@@ -76,8 +79,16 @@ class Podman:
         RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
         marker.write_text(self.host.boot_id)
 
+    def hold(self) -> None:
+        """From now on until this process ends, no other process of the kit takes podman's set-up away."""
+        if Podman._use is None:
+            DATA.mkdir(mode=0o711, parents=True, exist_ok=True)
+            Podman._use = os.open(DATA / "in-use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(Podman._use, fcntl.LOCK_SH)
+
     def set_up(self) -> None:
         """Make directories, configuration and the mount namespace. Idempotent; needs root."""
+        self.hold()
         self._forget_earlier_boot()
         with host_lock("engine"):
             for directory in (DATA, DATA / "networks", DATA / "clusters", RUNTIME / "libpod"):
@@ -110,15 +121,28 @@ class Podman:
         return (RUNTIME / "containers.conf").exists() and (not self.private_namespace or is_mounted(self.namespace))
 
     def tear_down(self) -> None:
-        """End the mount namespace and what podman keeps mounted; images stay."""
-        with host_lock("engine"):
-            if self.private_namespace:
-                for path in (self.namespace, self.namespace.parent):
-                    while is_mounted(path):
-                        run(["umount", str(path)])
-            elif is_mounted(DATA / "storage" / "overlay"):
-                run(["umount", "--lazy", str(DATA / "storage" / "overlay")])
+        """After the last container: end the mount namespace and what podman keeps mounted. Images stay.
+
+        Does nothing while a container is there or another process of the kit is at work: that one will do it.
+        """
+        self.hold()
+        assert Podman._use is not None, "hold() opens it"
+        try:
+            fcntl.flock(Podman._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if not self.is_set_up or self("ps", "--all", "--quiet").strip():
+            fcntl.flock(Podman._use, fcntl.LOCK_SH)
+            return
+        if self.private_namespace:
+            for path in (self.namespace, self.namespace.parent):
+                while is_mounted(path):
+                    run(["umount", str(path)])
+        elif is_mounted(DATA / "storage" / "overlay"):
+            run(["umount", "--lazy", str(DATA / "storage" / "overlay")])
         shutil.rmtree(RUNTIME, ignore_errors=True)
+        os.close(Podman._use)
+        Podman._use = None
 
     def inside(self, argv: list[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
         """Run a program where podman's mounts are."""
@@ -153,6 +177,8 @@ class Podman:
 
     def mounts_below(self, path: Path) -> list[str]:
         """Mount points at or below a path where podman's mounts are, the deepest first; one entry each mount."""
+        if not self.is_set_up:
+            return []
         lines = self.inside(["cat", "/proc/self/mountinfo"]).splitlines()
         points = [line.split()[4] for line in lines]
         return sorted((point for point in points if point == str(path) or point.startswith(f"{path}/")), key=len, reverse=True)

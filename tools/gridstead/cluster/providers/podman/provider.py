@@ -60,7 +60,9 @@ class PodmanProvider(Provider):
         found = Observed()
         if not self.host.is_root:
             raise PreflightError("the podman provider needs root", hint="run this as root, or with sudo")
-        if self.podman.is_set_up:
+        if self._left_traces():
+            # Also after a reboot of this machine, when the containers are there and podman's set-up is not.
+            self.podman.set_up()
             for network in self.podman.json("network", "ls", "--filter", f"label={TAG}={self.spec.name}", "--format", "json"):
                 self._add(found, self._found_network(network))
             for container in self._containers():
@@ -76,6 +78,10 @@ class PodmanProvider(Provider):
             ready = self.volumes.attached(node, volume)
             self._add(found, Found(Key(Kind.ATTACHMENT, volume), Status.OK if ready else Status.STOPPED, data={"node": node}))
         return found
+
+    def _left_traces(self) -> bool:
+        """Whether podman may know anything of this cluster: nodes/ and the network's file come before and go after."""
+        return (self.base / "nodes").is_dir() or (DATA / "networks" / f"{self.network}.json").exists()
 
     @staticmethod
     def _add(observed: Observed, found: Found) -> None:
@@ -337,18 +343,14 @@ class PodmanProvider(Provider):
         """Shut a node down as its init wants it."""
         self.podman("stop", "--ignore", self._container(node), timeout=60)
 
-    def finish(self) -> None:
+    def finish(self, *, last: bool) -> None:
         """Remove what is left of the cluster's directories; end the mount namespace after the last container."""
-        if not self._containers_of_anyone():
+        if last:
             self.podman.tear_down()
         shutil.rmtree(self.base / "nodes", ignore_errors=True)
-        for directory in ("volumes", "shares", "."):
-            path = self.base / directory
+        for path in (self.base / "volumes", self.base / "shares", self.base):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
-
-    def _containers_of_anyone(self) -> bool:
-        return self.podman.is_set_up and bool(self.podman("ps", "--all", "--quiet").strip())
 
     # -- reaching nodes --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,197 @@
+"""What every provider must do, whatever its cloud. See gridstead.cluster.providers.base.Provider."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gridstead.cluster import secrets
+from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.plan import Action
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.resources import Key, Kind, Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gridstead.cluster.site import Site
+
+DATA = "/dev/disk/by-id"
+
+
+def on(site: Site, node: str, command: str) -> str:
+    """Run a command on a node over ssh; fails when it fails."""
+    argv = [*ssh_argv(site.paths, site.access(node)), command]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{node}: {command}: exit {done.returncode}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def ids(site: Site) -> dict[Key, str]:
+    """The provider's own ids of all that has one."""
+    return {key: found.id for key, found in site.provider.observe().items() if found.id}
+
+
+def test_nothing_is_observed_before_anything_is_made(site: Site) -> None:
+    assert not site.provider.observe()
+    plan, _ = site.plan()
+    assert {step.action for step in plan.steps} == {Action.CREATE}
+
+
+def test_what_is_desired_becomes_what_is_observed(site: Site) -> None:
+    site.provision()
+    observed = site.provider.observe()
+    desired = site.provider.desired(observed)
+    assert {resource.key for resource in desired} == set(observed)
+    assert {found.status for found in observed.values()} == {Status.OK}
+    assert all(observed[resource.key].digest in (None, resource.digest) for resource in desired)
+    assert not site.plan()[0]
+
+
+def test_a_second_run_makes_nothing_twice(site: Site) -> None:
+    site.provision()
+    before = ids(site)
+    for resource in site.provider.desired(site.provider.observe()):
+        site.provider.ensure(resource)
+    assert ids(site) == before
+
+
+def test_nodes_answer_with_their_own_names_and_reach_each_other(site: Site) -> None:
+    site.provision()
+    for node, access in site.nodes().items():
+        assert on(site, node, "hostname -s") == node
+        assert access.address in on(site, node, "hostname -I").split()
+    assert on(site, "worker001", "getent hosts server001").split()[0] == site.access("server001").address
+    on(site, "worker001", "ping -c1 -W5 worker002")
+
+
+def test_a_volume_is_found_by_its_id_and_has_its_size(site: Site) -> None:
+    site.provision()
+    device = site.access("server001").volumes["data"]
+    assert device.startswith(DATA)
+    assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 400 * 2**20
+
+
+def test_a_volume_outlives_its_node(site: Site) -> None:
+    site.provision()
+    device = site.access("server001").volumes["data"]
+    on(site, "server001", f"printf 'kept across nodes' > {device}")
+    address = site.access("server001").address
+    others = {key: value for key, value in ids(site).items() if key.name != "server001"}
+    plan = site.provision(["server001"])
+    assert [str(step) for step in plan.steps] == ["replace node server001"]
+    assert on(site, "server001", f"head -c 17 {device}") == "kept across nodes"
+    assert site.access("server001").address == address
+    assert {key: value for key, value in ids(site).items() if key.name != "server001"} == others
+
+
+def test_a_deleted_node_comes_back_alone(site: Site) -> None:
+    site.provision()
+    before = ids(site)
+    site.provider.delete(Key(Kind.NODE, "worker001"))
+    site.provider.delete(Key(Kind.NODE, "worker001"))
+    plan, _ = site.plan()
+    assert [str(step) for step in plan.steps] == ["create node worker001"]
+    site.provision()
+    after = ids(site)
+    changed = {key.name for key in before if before[key] != after[key]}
+    assert changed == {"worker001"}
+
+
+def test_stopped_nodes_start_again_as_they_were(site: Site) -> None:
+    site.provision()
+    before = ids(site)
+    addresses = {node: access.address for node, access in site.nodes().items()}
+    on(site, "worker001", "touch /root/still-here && sync")
+    site.stop()
+    assert {found.status for found in site.provider.observe().of(Kind.NODE).values()} == {Status.STOPPED}
+    plan, _ = site.plan()
+    assert set(plan.of(Action.START, Kind.NODE)) == set(addresses)
+    site.provision()
+    assert ids(site) == before
+    assert {node: access.address for node, access in site.nodes().items()} == addresses
+    on(site, "worker001", "test -e /root/still-here")
+
+
+def test_a_node_reboots_by_itself(site: Site) -> None:
+    site.provision()
+    boot = "stat -c %Z /proc/1"
+    before = on(site, "worker001", boot)
+    subprocess.run([*ssh_argv(site.paths, site.access("worker001")), "systemctl reboot"], timeout=60, check=False, capture_output=True)
+    for _ in range(100):
+        try:
+            if on(site, "worker001", boot) != before:
+                return
+        except (AssertionError, subprocess.TimeoutExpired):
+            continue
+    pytest.fail("worker001 did not come back from a reboot")
+
+
+def test_a_new_key_gets_in_after_the_state_was_lost(site: Site, state: Path) -> None:
+    site.provision()
+    before = ids(site)
+    shutil.rmtree(state / site.spec.name)
+    assert ids(site) == before, "the state directory must not be where the cluster is known from"
+    site.provision()
+    assert ids(site) == before
+    on(site, "worker001", "true")
+
+
+def test_another_cluster_is_not_seen_and_not_touched(site: Site, neighbour: Site) -> None:
+    site.provision()
+    before = ids(site)
+    assert not neighbour.provider.observe()
+    neighbour.provision()
+    networks = {str(found.data["cidr"]) for one in (site, neighbour) for found in one.provider.observe().of(Kind.NETWORK).values()}
+    assert len(networks) == 2
+    neighbour.down(volumes=True)
+    assert ids(site) == before
+    on(site, "worker001", "true")
+
+
+def test_volumes_stay_when_the_cluster_goes(site: Site) -> None:
+    site.provision()
+    device = site.access("server001").volumes["data"]
+    on(site, "server001", f"printf 'kept for later' > {device} && sync")
+    site.down()
+    left = site.provider.observe()
+    assert set(left) == {Key(Kind.VOLUME, "server001-data")}
+    site.provision()
+    assert on(site, "server001", f"head -c 14 {device}") == "kept for later"
+
+
+def test_taking_away_what_is_gone_is_well(site: Site) -> None:
+    site.provision()
+    observed = site.provider.observe()
+    site.down(volumes=True, final=False)
+    for key in sorted(observed, key=lambda key: site.provider.delete_order.index(key.kind)):
+        site.provider.delete(key)
+    assert not site.provider.observe()
+
+
+def test_a_volume_grows_and_never_shrinks(site: Site) -> None:
+    site.provision()
+    device = site.access("server001").volumes["data"]
+    on(site, "server001", f"printf 'first bytes' > {device} && sync")
+    spec = site.paths.spec
+    spec.write_text(spec.read_text().replace("400M", "600M"))
+    larger = type(site).open(spec, Progress(quiet=True))
+    assert [str(step) for step in larger.plan()[0].steps] == ["update volume server001-data"]
+    larger.provision()
+    assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 600 * 2**20
+    assert on(site, "server001", f"head -c 11 {device}") == "first bytes"
+    spec.write_text(spec.read_text().replace("600M", "500M"))
+    with pytest.raises(InputError, match="never shrink"):
+        type(site).open(spec, Progress(quiet=True)).provision()
+
+
+def test_the_console_tells_what_a_node_said(site: Site) -> None:
+    site.provision()
+    on(site, "worker001", "logger --tag conformance 'a word for the journal'")
+    assert "a word for the journal" in site.provider.console("worker001", 50)
+    with pytest.raises(GridsteadError, match="no node"):
+        site.provider.console("worker009", 5)

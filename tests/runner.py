@@ -183,7 +183,7 @@ def lint(run: Run) -> None:
     run("ruff", "check", "--quiet", ".")
     run("ruff", "format", "--check", "--quiet", ".")
     run("mypy")
-    run("lint-imports", "--no-cache")
+    run("lint-imports", "--no-cache", "--no-logo")
     run("yamllint", "--strict", ".")
     run("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *shell_scripts(), title="shellcheck")
     run("ansible-lint", "-q", "--offline")
@@ -382,6 +382,10 @@ def run_parts(names: Sequence[str], arguments: tuple[str, ...]) -> int:
             run, begin = Run(name, arguments), time.monotonic()
             try:
                 part.run(run)
+            except BaseException:
+                run.count.failed += 1
+                run.failures.append("interrupted")
+                raise
             finally:
                 took = time.monotonic() - begin
                 good = not run.failures and not run.count.failed and run.count.passed

@@ -1,5 +1,7 @@
 """The cluster's key is in place on all hosts, and a credential made on one is good on the other."""
 
+from pathlib import Path
+
 import pytest
 import testinfra
 from testinfra.host import Host
@@ -22,8 +24,7 @@ def test_key_is_private(host: Host) -> None:
 def test_key_is_not_the_packages_own(host: Host) -> None:
     """All hosts were made from one image or one package: only the cluster's key makes them equal and unlike others."""
     inventory = host.backend.get_variables()
-    with open(f"{inventory['gridstead_secrets']}/munge.key", "rb") as stream:
-        assert host.file("/etc/munge/munge.key").content == stream.read()
+    assert host.file("/etc/munge/munge.key").content == Path(inventory["gridstead_secrets"], "munge.key").read_bytes()
 
 
 def test_round_trip(host: Host) -> None:

@@ -1,0 +1,84 @@
+"""slurmctld runs with what the inventory says, and a slurm.conf it could not start with is refused."""
+
+import pytest
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://slurm_controller"]
+CHECK = "/usr/local/libexec/gridstead/slurm-check"
+
+
+def test_service(host: Host) -> None:
+    service = host.service("slurmctld")
+    journal = host.run("journalctl --no-pager --lines=30 --unit=slurmctld; tail -n 30 /var/log/slurm/slurmctld.log").stdout
+    assert service.is_running, journal
+    assert service.is_enabled
+    assert host.run("scontrol ping").stdout.count("is UP") == 1, journal
+
+
+def test_node_is_as_the_inventory_says(host: Host) -> None:
+    address = host.backend.ansible_runner.get_variables("compute001")["gridstead_address"]
+    node = host.check_output("scontrol --oneliner show node compute001").split()
+    assert f"NodeAddr={address}" in node
+    assert "CPUTot=4" in node
+    assert "RealMemory=900" in node
+
+
+def test_partitions(host: Host) -> None:
+    assert host.check_output("sinfo --noheader --format='%P %l %N'").splitlines() == ["main* infinite compute001", "short 10:00 compute001"]
+
+
+def test_site_options_win(host: Host) -> None:
+    config = host.check_output("scontrol show config")
+    assert "MinJobAge               = 120 sec" in config
+    assert "ProctrackType           = proctrack/linuxproc" in config
+
+
+def test_waiting_job_is_accounted(host: Host) -> None:
+    """No node answers in this scenario, so the job waits: slurmdbd knows of it."""
+    job = host.check_output("sbatch --parsable --hold --output=/dev/null --wrap=true")
+    host.check_output(f"scancel {job}; for i in $(seq 50); do sacct -n -X -o state -j {job} | grep -q CANCELLED && break; sleep 0.1; done")
+    assert "CANCELLED" in host.check_output(f"sacct --noheader --allocations --format=state --jobs={job}")
+
+
+def test_good_configuration_passes(host: Host) -> None:
+    address = host.backend.get_variables()["gridstead_address"]
+    state = "stat --format='%n %i %Y' /var/lib/slurm/slurmctld/clustername; systemctl show --property=MainPID slurmctld"
+    before = host.check_output(state)
+    result = host.run(f"{CHECK} /etc/slurm/slurm.conf {address}")
+    assert result.rc == 0, result.stderr
+    assert host.check_output(state) == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "error"),
+    [
+        ("$ a NoSuchOption=1", "unrecognized key: NoSuchOption"),
+        ("s/Nodes=ALL/Nodes=nowhere/", "Invalid node names in partition main"),
+        ("s,select/cons_tres,select/nonsense,", "Can't find plugin for select/nonsense"),
+        ("s/RealMemory=900/RealMemory=much/", "is not a valid number"),
+        ("s,^EpilogSlurmctld=.*,EpilogSlurmctld=/no/such/file,", "EpilogSlurmctld"),
+    ],
+)
+def test_wrong_configuration_is_refused(host: Host, edit: str, error: str) -> None:
+    address = host.backend.get_variables()["gridstead_address"]
+    host.check_output(f"sed '{edit}' /etc/slurm/slurm.conf >/run/wrong.conf; ! cmp --silent /etc/slurm/slurm.conf /run/wrong.conf")
+    result = host.run(f"{CHECK} /run/wrong.conf {address}")
+    assert result.rc == 1
+    assert error in result.stderr
+    assert host.run("scontrol ping").rc == 0
+
+
+def test_check_leaves_nothing(host: Host) -> None:
+    assert host.check_output("systemctl list-units --all --no-legend 'slurm-check*'") == ""
+    assert host.run("ls -d /run/slurm-check.*").rc != 0
+
+
+def test_end_of_a_job_is_announced(host: Host) -> None:
+    """What the CE listens to: a directory named like the job appears where a listener of the job's owner waits."""
+    host.check_output("install --directory --owner=slurm /run/slurm-job-ended/65534/test")
+    host.check_output(
+        "runuser -u slurm -- env SLURM_JOB_UID=65534 SLURM_JOB_ID=7 /usr/local/libexec/gridstead/slurm-job-ended"
+        " && rmdir /run/slurm-job-ended/65534/test/7"
+    )
+    host.check_output("rm --recursive /run/slurm-job-ended/65534")
+    assert "EpilogSlurmctld         = /usr/local/libexec/gridstead/slurm-job-ended" in host.check_output("scontrol show config")

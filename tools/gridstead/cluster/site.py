@@ -38,8 +38,11 @@ def find_spec(site: str) -> Path:
     """
     given = Path(site)
     for candidate in (given, given / "cluster.yml", ROOT / "inventories" / site / "cluster.yml"):
-        if candidate.is_file():
-            return candidate.absolute()
+        try:
+            if candidate.is_file():
+                return candidate.absolute()
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=candidate) from None
     known = ", ".join(sorted(path.parent.name for path in (ROOT / "inventories").glob("*/cluster.yml")))
     raise InputError(f"no site {site!r}: neither a file, nor a directory with a cluster.yml, nor a name under inventories/", hint=f"known: {known}")
 

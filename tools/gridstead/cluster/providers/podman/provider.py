@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gridstead.cluster import secrets
+from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
 from gridstead.cluster.host import Host
 from gridstead.cluster.paths import SitePaths
@@ -275,7 +276,9 @@ class PodmanProvider(Provider):
 
     def _create_node(self, resource: Resource) -> None:
         node, properties = resource.key.name, resource.properties
-        reference = self.node_image or image.ensure(self.podman, self.spec.image.release, Progress(quiet=True))
+        if self.node_image is None:
+            raise GridsteadError(f"{resource.key}: prepare() was not called, so there is no image to boot from")
+        reference = self.node_image
         seed = self._write_seed(node)
         disk = self.volumes.device_directory(node)
         disk.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -297,7 +300,12 @@ class PodmanProvider(Provider):
             arguments += ["--volume", f"{self.volumes.share(path)}:{path}:{propagation}"]
         for port in properties["publish"]:
             arguments += ["--publish", str(port)]
-        self.podman("create", *arguments, reference, "/sbin/init")
+        try:
+            self.podman("create", *arguments, reference, "/sbin/init")
+        except CommandError as error:
+            raise GridsteadError(
+                str(error), hint=f"if {reference} itself is broken, `tools/cluster image build --force` makes it anew"
+            ) from None
 
     def _seed(self, node: str) -> Path:
         return self.base / "nodes" / node / "seed"

@@ -1,0 +1,73 @@
+"""`up` and `down`, killed at every step: the next run completes what was begun, and nothing is there twice or left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+from leftovers import leftovers
+from support import CLUSTER, cluster
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def killed_after(steps: int, *arguments: str | Path) -> bool:
+    """Run tools/cluster and kill -9 it, with all it started, after so many finished steps; False when it ended before."""
+    process = subprocess.Popen(
+        [str(CLUSTER), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None, "stderr=PIPE makes it one"
+    done = 0
+    with process.stderr:
+        for line in process.stderr:
+            done += "✓" in line
+            if done >= steps:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    return process.wait(timeout=60) == -signal.SIGKILL
+
+
+def test_up_and_down_killed_at_every_step(small: Path) -> None:
+    names = {"server001", "worker001", "worker002"}
+    steps = len(json.loads(cluster("plan", "--site", small, "--json").stdout))
+    assert steps == 11
+    # Once through the whole plan first, so that no later run stops to build the image.
+    cluster("up", "--site", small, "--no-configure")
+    cluster("down", "--site", small, "--volumes")
+    killed = 0
+    for step in range(1, steps + 1):
+        killed += killed_after(step, "up", "--site", small, "--no-configure")
+        cluster("up", "--site", small, "--no-configure")
+        seen = json.loads(cluster("inventory", "--site", small).stdout)["_meta"]["hostvars"]
+        assert set(seen) == names, f"after a kill at step {step}"
+        assert len({node["gridstead_address"] for node in seen.values()}) == len(names)
+        assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
+        # And the way down, killed at as many steps.
+        killed_after(step, "down", "--site", small, "--volumes")
+        cluster("down", "--site", small, "--volumes")
+        assert leftovers("faults") == [], f"after a kill of down at step {step}"
+    assert killed >= steps - 1, f"only {killed} of {steps} runs were killed before they ended"
+
+
+def test_two_at_once(small: Path) -> None:
+    first = subprocess.Popen([str(CLUSTER), "up", "--site", str(small), "--no-configure"], stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None, "stderr=PIPE makes it one"
+    with first.stderr:
+        for line in first.stderr:
+            if "✓" in line:
+                break
+        second = cluster("up", "--site", small, "--no-configure", check=False)
+        first.stderr.read()
+    assert first.wait(timeout=120) == 0
+    assert second.returncode == 1
+    assert f"process {first.pid}" in second.stderr
+    assert "wait for it to end" in second.stderr

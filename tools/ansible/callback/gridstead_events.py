@@ -91,7 +91,7 @@ def _message(result: dict[str, Any]) -> str:
     """What a failed task said, from the places where modules put it; loops say it in each item."""
     items = [item for item in result.get("results", ()) if isinstance(item, dict) and (item.get("failed") or item.get("unreachable"))]
     if items:
-        return "\n".join(f"{item.get('item', '')}: {_message(item)}" for item in items)
+        return "\n".join(f"{_label(item)}: {_message(item)}" for item in items)
     parts = [str(result.get(key, "")).strip() for key in ("msg", "stderr", "module_stderr", "reason")]
     if not result.get("stderr"):
         parts.append(str(result.get("stdout", "")).strip())
@@ -100,3 +100,11 @@ def _message(result: dict[str, Any]) -> str:
         if part and part not in seen:
             seen.append(part)
     return "\n".join(seen) or "failed without a message"
+
+
+def _label(item: dict[str, Any]) -> str:
+    """What a loop's item is called: the label its author gave, or the item itself where that is short."""
+    label = item.get("_ansible_item_label", item.get("item", ""))
+    if isinstance(label, dict):
+        label = next((label[key] for key in ("name", "path", "dest", "item") if key in label), label)
+    return str(label)[:80]

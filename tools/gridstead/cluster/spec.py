@@ -40,7 +40,6 @@ SINGLE_SERVICES = ("nfs_server", "slurm_accounting", "slurm_controller", "monito
 NEEDED_SERVICES = {
     "nfs_client": "nfs_server",
     "slurm_node": "slurm_controller",
-    "slurm_accounting": "slurm_controller",
     "arc_ce": "slurm_controller",
 }
 

@@ -139,6 +139,8 @@ def _child(words: Sequence[str], cwd: Path) -> Iterator[subprocess.Popen[bytes]]
                     os.killpg(process.pid, sign)
                     process.wait(patience)
                     break
+        if process.stdout:
+            process.stdout.close()
 
 
 def _lines(process: subprocess.Popen[bytes], name: str) -> Iterator[str]:
@@ -293,7 +295,7 @@ class Part:
     @property
     def text(self) -> str:
         """What it does, a line."""
-        return (self.run.__doc__ or "").splitlines()[0]
+        return (self.run.__doc__ or "").partition("\n")[0]
 
 
 PARTS = {

@@ -1,0 +1,90 @@
+"""What machine this is, read from the files a machine has."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from gridstead.cluster.command import CommandError, run
+from gridstead.cluster.host import PODMAN_PROGRAMS, Host
+
+V1 = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Host:
+    for name in ("proc/self", "etc", "dev", "run"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "proc/filesystems").write_text("nodev\tsysfs\n\text4\n")
+    return Host(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "kind"),
+    [
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", "v2"),
+        ("tmpfs /sys/fs/cgroup tmpfs ro 0 0\n" + V1 + "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n", "hybrid"),
+        ("tmpfs /sys/fs/cgroup tmpfs ro 0 0\n" + V1, "v1"),
+        ("proc /proc proc rw 0 0\n", "none"),
+    ],
+)
+def test_cgroups(machine: Host, mounts: str, kind: str) -> None:
+    (machine.root / "proc/self/mounts").write_text(mounts)
+    assert machine.cgroup == kind
+
+
+def test_systemd_and_devices(machine: Host) -> None:
+    assert (machine.systemd, machine.loop, machine.kvm, machine.nfs_client) == (False, False, False, False)
+    (machine.root / "run/systemd/system").mkdir(parents=True)
+    (machine.root / "dev/loop-control").touch()
+    (machine.root / "proc/filesystems").write_text("nodev\tnfs\nnodev\tnfs4\n")
+    again = Host(machine.root)
+    assert (again.systemd, again.loop, again.kvm, again.nfs_client) == (True, True, False, True)
+
+
+def test_networks_in_use_are_routes_and_name_servers(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = """[{"dst":"default","gateway":"192.0.2.1","dev":"eth0"},{"dst":"10.88.0.0/16","dev":"podman0"},
+        {"type":"broadcast","dst":"10.88.255.255","dev":"podman0"},{"type":"local","dst":"192.0.2.7","dev":"eth0"}]"""
+    monkeypatch.setattr("gridstead.cluster.host.run", lambda _: routes)
+    (machine.root / "etc/resolv.conf").write_text("search x\nnameserver 10.64.0.53\nnameserver fe80::1\n")
+    taken = machine.networks_in_use()
+    assert taken[IPv4Network("10.88.0.0/16")] == "route to 10.88.0.0/16 on podman0"
+    assert set(taken) == {IPv4Network("10.88.0.0/16"), IPv4Network("192.0.2.7/32"), IPv4Network("10.64.0.53/32")}
+
+
+def test_missing_programs_are_named_by_package(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: None if program in {"podman", "nft"} else f"/usr/bin/{program}")
+    assert machine.missing_packages == ["nftables", "podman"]
+
+
+def test_every_needed_package_is_in_the_list_that_is_installed() -> None:
+    listed = [line for line in (ROOT / "tools/requirements.apt").read_text().splitlines() if line and not line.startswith("#")]
+    assert set(PODMAN_PROGRAMS.values()) <= set(listed)
+    assert listed == sorted(set(listed))
+
+
+# ---------------------------------------------------------------------------------------------- running programs
+
+
+def test_a_failing_program_is_told_with_its_words() -> None:
+    with pytest.raises(CommandError, match=r"sh -c 'echo reason >&2; exit 7': exit 7: reason") as caught:
+        run(["sh", "-c", "echo reason >&2; exit 7"])
+    assert caught.value.status == 7
+
+
+def test_a_hanging_program_is_ended() -> None:
+    with pytest.raises(CommandError, match="no answer in time: first words"):
+        run(["sh", "-c", "echo first words >&2; exec sleep 60"], timeout=0.5)
+
+
+def test_a_missing_program_is_one_clear_error() -> None:
+    with pytest.raises(CommandError, match=r"No such file or directory.*no-such-program"):
+        run(["no-such-program"])
+
+
+def test_input_is_passed_and_output_returned() -> None:
+    assert run(["cat"], stdin="words\n") == "words\n"
+    assert run(["cat"]) == "", "a program without input must not wait for the operator's keyboard"

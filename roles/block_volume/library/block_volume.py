@@ -41,7 +41,7 @@ options:
   mount_options:
     description: Mount options for /etc/fstab.
     type: str
-    default: defaults
+    default: defaults,noatime,nofail,x-systemd.before=local-fs.target,x-systemd.device-timeout=90s
   timeout:
     description: Seconds to wait for a device that is being attached.
     type: int
@@ -75,6 +75,8 @@ FSTAB = Path("/etc/fstab")
 OPTION = "x-gridstead.volume"
 # The label of a file system from the start of mkfs until mkfs has returned.
 UNFINISHED = "gs-mkfs"
+# Explained in the role's defaults.
+MOUNT_OPTIONS = "defaults,noatime,nofail,x-systemd.before=local-fs.target,x-systemd.device-timeout=90s"
 LABEL_LENGTH = 12  # xfs allows 12 characters, ext4 16
 
 
@@ -100,6 +102,7 @@ class Mount(NamedTuple):
     device: str
     root: str
     target: str
+    source: str
 
 
 class Found(NamedTuple):
@@ -199,10 +202,22 @@ def read_ext(device: Path) -> Ext:
     return Ext((high << 32 | low) << (10 + log_block_size), bool(mounted_at or mounts))
 
 
+def ids(volume: Volume) -> tuple[int, int]:
+    """Look up the ids of owner and group."""
+    try:
+        return pwd.getpwnam(volume.owner).pw_uid, grp.getgrnam(volume.group).gr_gid
+    except KeyError:
+        raise VolumeError(f"no user {volume.owner} or no group {volume.group} on this node; add it to base_users or base_groups") from None
+
+
 def xfs_in_progress(device: Path) -> bool:
-    """Tell whether mkfs.xfs has not finished: it sets the superblock's sb_inprogress first and clears it last."""
+    """Tell whether a mkfs.xfs of ours has not finished: it sets the superblock's sb_inprogress first and clears it last.
+
+    blkid passes over such a file system, although the superblock has its label (sb_fname).
+    """
     with device.open("rb") as file:
-        return file.read(512)[126] != 0
+        block = file.read(512)
+    return block[:4] == b"XFSB" and block[126] != 0 and block[108:120].rstrip(b"\0") == UNFINISHED.encode()
 
 
 class Volumes:
@@ -257,6 +272,8 @@ class Volumes:
             name = f"{kind} file system" if tags.get("USAGE") == "filesystem" else f"{kind} signature"
             details = "".join(f", {tag.lower()} {tags[tag]}" for tag in ("LABEL", "UUID") if tags.get(tag))
             return Found(name + details, kind, tags.get("UUID", ""), tags.get("LABEL", ""))
+        if xfs_in_progress(device):
+            return Found("xfs file system that mkfs has not finished", "xfs", "", UNFINISHED)
         if "PTTYPE" in tags:
             return Found(f"{tags['PTTYPE']} partition table")
         # blkid reports what it understands as a whole; wipefs lists every signature there is.
@@ -265,7 +282,8 @@ class Volumes:
         return Found(f"signature ({'; '.join(signatures)})" if signatures else "")
 
     def examine(self, volume: Volume, number: str) -> Found:
-        """Refuse what this module must not touch."""
+        """Refuse what this module must not touch or cannot finish."""
+        ids(volume)
         found = self.probe(volume.device)
         if found.what and found.filesystem != volume.filesystem:
             raise VolumeError(
@@ -330,7 +348,9 @@ class Volumes:
         old = FSTAB.read_text(encoding="utf-8") if FSTAB.exists() else ""
         claimed = others(old, set(entries))
         if claimed:
-            raise VolumeError(f"{FSTAB} already has an entry for {', '.join(claimed)} that is not Gridstead's; remove it or mount elsewhere")
+            raise VolumeError(
+                f"{FSTAB} already has an entry for {', '.join(claimed)} that is not Gridstead's; remove it or mount elsewhere"
+            )
         gone = [target for target in map(ours, old.splitlines()) if target and target not in entries]
         new = fstab_with(old, entries)
         if new == old:
@@ -357,6 +377,15 @@ class Volumes:
         here = [mount for mount in mounts if mount.target == str(target)]
         return here[-1] if here else None
 
+    def source(self, volume: Volume) -> str:
+        """Give the name by which the volume is mounted.
+
+        xfs_growfs takes that as well as the mount point, of which it sees the first mount only: on a mount point that
+        is itself a mount (the share of a container) that is not the volume.
+        """
+        mount = self.mounted(volume.mount)
+        return mount.source if mount else str(volume.mount)
+
     def mount(self, volume: Volume, number: str) -> None:
         """Mount by the fstab entry, if it is not mounted."""
         on_top = self.mounted(volume.mount)
@@ -372,7 +401,7 @@ class Volumes:
         if volume.filesystem == "ext4":
             return read_ext(volume.device).size
         # xfs goes past the device's page cache: ask it, reading the device could give an old superblock.
-        out = self.run("xfs_growfs", "-n", volume.mount)[1]
+        out = self.run("xfs_growfs", "-n", self.source(volume))[1]
         match = re.search(r"^data\s+=\s*bsize=(\d+)\s+blocks=(\d+)", out, re.MULTILINE)
         if not match:
             raise VolumeError(f"cannot read the size of {volume.mount} from xfs_growfs: {out}")
@@ -388,17 +417,37 @@ class Volumes:
         if self.check:
             self.did(volume, f"grow from {before} to at most {available} bytes")
             return
-        self.run(*(["resize2fs", str(volume.device)] if volume.filesystem == "ext4" else ["xfs_growfs", "-d", str(volume.mount)]))
+        if volume.filesystem == "xfs":
+            self.run("xfs_growfs", "-d", self.source(volume))
+        else:
+            self.grow_ext(volume)
         # Both leave a rest too small to use alone: then nothing was changed, and nothing is reported.
         if self.size(volume) != before:
             self.did(volume, f"grew from {before} to {self.size(volume)} bytes")
 
+    def grow_ext(self, volume: Volume) -> None:
+        """Grow ext4 while it is mounted, or, where the kernel does not let us, in a moment when nobody uses it."""
+        device = str(volume.device)
+        code, out, err = self.module.run_command(["resize2fs", device], environ_update={"LC_ALL": "C"})
+        if code == 0:
+            return
+        # The ioctl asks for CAP_SYS_RESOURCE, which containers and sandboxes may lack even when privileged.
+        if "Permission denied" not in err:
+            raise VolumeError(f"`resize2fs {device}` ended with {code}: {' '.join((err or out).split())}")
+        if self.module.run_command(["umount", str(volume.mount)])[0] != 0:
+            raise VolumeError(
+                f"{device} has grown, but this node may not grow a mounted ext4 (no CAP_SYS_RESOURCE), and {volume.mount} is in use."
+                f" Stop what uses it and try again, or use xfs"
+            )
+        try:
+            self.run("e2fsck", "-f", "-p", device, ok=(0, 1))
+            self.run("resize2fs", device)
+        finally:
+            self.run("mount", volume.mount)
+
     def own(self, volume: Volume) -> None:
         """Set owner, group and mode of the root of the mounted file system."""
-        try:
-            uid, gid = pwd.getpwnam(volume.owner).pw_uid, grp.getgrnam(volume.group).gr_gid
-        except KeyError as error:
-            raise VolumeError(f"{volume.mount}: {error.args[0]}: no such user or group on this node; add it to base_users") from None
+        uid, gid = ids(volume)
         now = volume.mount.stat()
         if (now.st_uid, now.st_gid) != (uid, gid) and self.did(volume, f"owner {volume.owner}:{volume.group} of {volume.mount}"):
             os.chown(volume.mount, uid, gid)
@@ -475,7 +524,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "volumes": {"type": "list", "elements": "dict", "required": True, "options": options},
-            "mount_options": {"type": "str", "default": "defaults"},
+            "mount_options": {"type": "str", "default": MOUNT_OPTIONS},
             "timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,

@@ -89,8 +89,10 @@ def ids(directory: Directory) -> tuple[int, int]:
     """Look up the ids of owner and group."""
     try:
         return pwd.getpwnam(directory.owner).pw_uid, grp.getgrnam(directory.group).gr_gid
-    except KeyError as error:
-        raise TreeError(f"{directory.path}: {error.args[0]}: no such user or group on this node; add it to base_users") from None
+    except KeyError:
+        raise TreeError(
+            f"{directory.path}: no user {directory.owner} or no group {directory.group} on this node; add it to base_users or base_groups"
+        ) from None
 
 
 def fill(directory: Directory, skeleton: Path, uid: int, gid: int) -> None:

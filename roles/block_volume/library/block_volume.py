@@ -136,10 +136,11 @@ def parse_mountinfo(text: str) -> list[Mount]:
     """Mounts in the order they were made: of several on one target the last is the visible one.
 
     >>> parse_mountinfo('36 35 7:0 / /grid rw shared:1 - ext4 /dev/loop0 rw')
-    [Mount(device='7:0', root='/', target='/grid')]
+    [Mount(device='7:0', root='/', target='/grid', source='/dev/loop0')]
     """
     lines = [line.split() for line in text.splitlines()]
-    return [Mount(fields[2], unescape(fields[3]), unescape(fields[4])) for fields in lines]
+    # Optional fields stand before the hyphen: the source is counted from it (proc_pid_mountinfo(5)).
+    return [Mount(fields[2], unescape(fields[3]), unescape(fields[4]), unescape(fields[fields.index("-") + 2])) for fields in lines]
 
 
 def parse_export(text: str) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""Both sides see one file system, and a node that does not see the server's refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testinfra.host import Host
+
+testinfra_hosts = ["ansible://nfs_client"]
+
+MARKER = "/grid/.gridstead-share"
+PLAY = [{"hosts": "nfs_client", "roles": ["nfs_client"]}]
+
+
+@pytest.fixture(name="server")
+def _server(host: Host) -> Host:
+    return host.get_host("ansible://frontend001", ansible_inventory=host.backend.ansible_runner.inventory_file)
+
+
+def converge(host: Host, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Apply the role as an operator does and give Ansible's own words."""
+    playbook = tmp_path / "play.json"
+    playbook.write_text(json.dumps(PLAY))
+    command = ["ansible-playbook", "-i", host.backend.ansible_runner.inventory_file, "-e", json.dumps(variables), str(playbook)]
+    environment = {**os.environ, "ANSIBLE_ROLES_PATH": str(Path(__file__).parents[4])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+
+
+def test_server_writes_client_reads(host: Host, server: Host) -> None:
+    server.check_output("sh -c %s", "echo from the server > /grid/session/s && chown grid:grid /grid/session/s")
+    seen = host.file("/grid/session/s")
+    assert seen.content_string == "from the server\n"
+    assert (seen.user, seen.group) == ("grid", "grid")
+
+
+def test_client_writes_server_reads(host: Host, server: Host) -> None:
+    host.check_output("su --command %s alice", "echo from the client > /grid/home/alice/c")
+    seen = server.file("/grid/home/alice/c")
+    assert seen.content_string == "from the client\n"
+    assert (seen.user, seen.group) == ("alice", "alice")
+
+
+def test_users_start_in_their_shared_home(host: Host) -> None:
+    assert host.check_output("su --login --command pwd alice") == "/grid/home/alice"
+
+
+def test_converges_again_without_a_change(host: Host, tmp_path: Path) -> None:
+    result = converge(host, tmp_path)
+    assert result.returncode == 0, result.stdout
+    assert "changed=0" in result.stdout
+
+
+@pytest.fixture(name="marker")
+def _marker(server: Host) -> Iterator[str]:
+    content = server.file(MARKER).content_string
+    yield content
+    server.check_output("sh -c %s x %s %s", 'printf "%s" "$1" > $2', content, MARKER)
+
+
+def test_a_directory_without_the_marker_is_refused(host: Host, server: Host, marker: str, tmp_path: Path) -> None:
+    assert marker
+    server.check_output("rm %s", MARKER)
+    result = converge(host, tmp_path)
+    assert result.returncode != 0
+    assert "/grid on compute001 is not the file system of frontend001: its marker .gridstead-share is not there" in result.stdout
+
+
+def test_the_share_of_another_cluster_is_refused(host: Host, server: Host, marker: str, tmp_path: Path) -> None:
+    server.check_output("sh -c %s", f"echo other {marker.split(maxsplit=1)[1].strip()} > {MARKER}")
+    result = converge(host, tmp_path)
+    assert result.returncode != 0
+    assert "says 'other frontend001 /grid" in result.stdout
+
+
+def test_nfs_on_a_kernel_without_it_is_refused(host: Host, tmp_path: Path) -> None:
+    if "nfs4" in host.file("/proc/filesystems").content_string.split():
+        pytest.skip("this kernel has an NFS client")
+    result = converge(host, tmp_path, nfs_client_share="nfs")
+    assert result.returncode != 0
+    assert "has no NFSv4 client" in result.stdout
+    assert "/grid" not in host.file("/etc/fstab").content_string
+
+
+def test_wrong_share_is_refused(host: Host, tmp_path: Path) -> None:
+    result = converge(host, tmp_path, nfs_client_share="smb")
+    assert result.returncode != 0
+    assert "nfs, directory" in result.stdout

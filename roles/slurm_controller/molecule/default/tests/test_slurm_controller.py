@@ -75,10 +75,10 @@ def test_check_leaves_nothing(host: Host) -> None:
 
 def test_end_of_a_job_is_announced(host: Host) -> None:
     """What the CE listens to: a directory named like the job appears where a listener of the job's owner waits."""
-    host.check_output("install --directory --owner=slurm /run/slurm-job-ended/65534/test")
+    host.check_output("install --directory --owner=slurm /run/slurm-job-ended/nobody/test")
     host.check_output(
-        "runuser -u slurm -- env SLURM_JOB_UID=65534 SLURM_JOB_ID=7 /usr/local/libexec/gridstead/slurm-job-ended"
-        " && rmdir /run/slurm-job-ended/65534/test/7"
+        "runuser -u slurm -- env SLURM_JOB_USER=nobody SLURM_JOB_ID=7 /usr/local/libexec/gridstead/slurm-job-ended"
+        " && rmdir /run/slurm-job-ended/nobody/test/7"
     )
-    host.check_output("rm --recursive /run/slurm-job-ended/65534")
-    assert "EpilogSlurmctld         = /usr/local/libexec/gridstead/slurm-job-ended" in host.check_output("scontrol show config")
+    host.check_output("rm --recursive /run/slurm-job-ended/nobody")
+    assert "EpilogSlurmctld[0]      = /usr/local/libexec/gridstead/slurm-job-ended" in host.check_output("scontrol show config")

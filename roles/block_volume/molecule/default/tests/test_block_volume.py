@@ -28,8 +28,9 @@ class Device(NamedTuple):
 
 
 def declared(host: Host) -> list[dict[str, Any]]:
+    """The node's own volumes. An inventory plugin's strings come marked as unsafe, {"__ansible_unsafe": "text"}, also inside lists."""
     volumes: list[dict[str, Any]] = host.backend.get_variables()["gridstead_volumes"]
-    return volumes
+    return [{key: value["__ansible_unsafe"] if isinstance(value, dict) else value for key, value in v.items()} for v in volumes]
 
 
 def run(host: Host, *more: dict[str, Any], check: bool = False) -> dict[str, Any]:

@@ -112,6 +112,12 @@ class Run:
             say(f"--- {self.part}: FAILED: {name}, exit {status}, after {time.monotonic() - started:.0f} s")
         return good
 
+    def fail(self, why: str) -> None:
+        """Note a failure that is no command's."""
+        self.count.failed += 1
+        self.failures.append(why)
+        say(f"--- {self.part}: FAILED: {why}")
+
     def clean(self, *command: str | Path, title: str) -> None:
         """Run a clean-up command; it counts only when it fails."""
         before = self.count.passed
@@ -216,19 +222,21 @@ def molecule(run: Run) -> None:
         where = ROOT / "roles" / role
         started = time.monotonic()
         done = False
-        try:
-            done = run("molecule", "test", cwd=where, title=f"role {role}")
-        finally:
-            # molecule destroys at its end, also of a failed run, but not when it is killed.
-            if not done:
-                run.clean(
-                    ROOT / "tools/cluster",
-                    "--site",
-                    where / "molecule/default",
-                    "down",
-                    "--volumes",
-                    title=f"clean up after {role}",
-                )
+        # Molecule's own place for its state is one for all checkouts of a user; two of them would disturb each other.
+        with tempfile.TemporaryDirectory(prefix="gridstead-molecule-") as scratch:
+            os.environ["MOLECULE_EPHEMERAL_DIRECTORY"] = scratch
+            try:
+                # Molecule takes a scenario without tests for a good one.
+                if not any(where.glob("molecule/default/tests/test_*.py")):
+                    run.fail(f"role {role} has no tests")
+                else:
+                    done = run("molecule", "test", cwd=where, title=f"role {role}")
+            finally:
+                # molecule destroys at its end, also of a failed run, but not when it is killed.
+                if not done:
+                    run.clean(
+                        ROOT / "tools/cluster", "--site", where / "molecule/default", "down", "--volumes", title=f"clean up after {role}"
+                    )
         say(f"--- molecule: role {role} took {time.monotonic() - started:.0f} s")
 
 

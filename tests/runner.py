@@ -259,7 +259,7 @@ def faults(run: Run) -> None:
 
 def bench(run: Run) -> None:
     """Times of up, a no-change up, one node more, a job, against the floor; writes the table for README."""
-    run("pytest", "tests/bench", "--capture=no", *run.arguments)
+    run(sys.executable, "tests/bench/bench.py", *run.arguments, title="bench")
 
 
 def lock(run: Run) -> None:

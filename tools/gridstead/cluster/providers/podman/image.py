@@ -179,7 +179,7 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
         run(
             [
                 *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={work / 'settings'}"),
-                *("--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
+                *("--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/etc/init.d/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
                 *("--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-exclude=/usr/share/locale/*"),
                 f'--customize-hook=copy-in {" ".join(str(path) for path in tree.iterdir())} /',
                 *(f"--customize-hook={hook}" for hook in hooks),

@@ -1,0 +1,212 @@
+"""A whole site that things happen to: `up` repairs it, alone where it was hurt; scaling touches nobody else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridstead.cluster.paths import SitePaths
+from support import ROOT, Site, cluster, until
+
+def up(where: Path, *options: str) -> dict[str, Any]:
+    """Run `up` and return what it says it did."""
+    result: dict[str, Any] = json.loads(cluster("--site", where, "up", "--json", *options, timeout=600).stdout)
+    return result
+
+
+def boot_times(site: Site) -> dict[str, str]:
+    """When each node's init started."""
+    return {name: node.out("stat -c %Z /proc/1") for name, node in site.nodes.items()}
+
+
+def idle(site: Site) -> set[str]:
+    """The nodes that Slurm would run a job on now."""
+    lines = site.first("slurm_controller").out("sinfo --noheader --Node --format='%N %T'").splitlines()
+    return {line.split()[0] for line in lines if line.split()[1] in ("idle", "mixed", "allocated", "completing")}
+
+
+def test_a_second_up_changes_nothing(whole: Path) -> None:
+    again = up(whole)
+    assert again["steps"] == []
+    assert again["tasks_changed"] == []
+    assert again["changed"] is False
+    assert "nothing to do" in cluster("--site", whole, "up").stdout
+
+
+def test_ansible_alone_does_the_same(whole: Path) -> None:
+    """`ansible-playbook playbooks/provision.yml playbooks/site.yml`, without the command and without mitogen."""
+    program = ROOT / ".venv" / "bin" / "ansible-playbook"
+    spec = whole / "cluster.yml"
+    for more in (["--check"], []):
+        done = subprocess.run(
+            [program, "-i", spec, *more, ROOT / "playbooks" / "provision.yml", ROOT / "playbooks" / "site.yml"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        recap = [line for line in done.stdout.splitlines() if "changed=" in line]
+        assert len(recap) == 4, recap
+        assert all("changed=0 " in line for line in recap), "\n".join(recap)
+
+
+def test_a_stopped_service_and_an_edited_file_are_put_right(whole: Path) -> None:
+    site = Site.look(whole)
+    compute, frontend = site.nodes["compute001"], site.first("slurm_controller")
+    compute.sh("systemctl disable --now slurmd")
+    frontend.sh("echo '# edited by hand' >> /etc/slurm/slurm.conf")
+    done = up(whole)
+    assert any(change.startswith("compute001: slurm_node") for change in done["tasks_changed"])
+    assert any(change.startswith("frontend001: slurm_controller") for change in done["tasks_changed"])
+    assert "edited by hand" not in frontend.out("cat /etc/slurm/slurm.conf")
+    until("compute001 in Slurm", lambda: "compute001" in idle(site))
+
+
+def test_a_broken_node_is_made_anew_alone_and_rejoins(whole: Path) -> None:
+    site = Site.look(whole)
+    before = boot_times(site)
+    site.nodes["compute002"].sh("echo kept > /scratch/kept; sync; rm -rf /usr/lib/python3*; systemctl disable --now ssh", check=False)
+    done = up(whole)
+    assert [(step["action"], step["name"]) for step in done["steps"]] == [("replace", "compute002")]
+    site = Site.look(whole)
+    after = boot_times(site)
+    assert {name for name in before if before[name] != after[name]} == {"compute002"}
+    assert site.nodes["compute002"].out("cat /scratch/kept") == "kept"
+    until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"})
+    assert site.first("slurm_controller").out("srun --nodes=2 --ntasks-per-node=1 hostname | sort").split() == ["compute001", "compute002"]
+
+
+def test_a_rebooted_node_comes_back(whole: Path) -> None:
+    site = Site.look(whole)
+    compute = site.nodes["compute001"]
+    before = boot_times(site)
+    compute.sh("systemctl reboot", check=False)
+
+    def back() -> bool:
+        seen = compute.sh("stat -c %Z /proc/1", check=False)
+        return seen.rc == 0 and seen.stdout.strip() != before["compute001"] and "compute001" in idle(site)
+
+    until("compute001 to come back from its reboot and rejoin", back, seconds=120)
+    assert compute.out("findmnt --noheadings --output TARGET --target /scratch") == "/scratch"
+    assert up(whole)["changed"] is False
+
+
+def test_the_frontend_rebooted_and_everything_goes_on(whole: Path) -> None:
+    site = Site.look(whole)
+    frontend = site.first("slurm_controller")
+    before = frontend.out("stat -c %Z /proc/1")
+    frontend.sh("systemctl reboot", check=False)
+
+    def back() -> bool:
+        seen = frontend.sh("stat -c %Z /proc/1", check=False)
+        return seen.rc == 0 and seen.stdout.strip() != before
+
+    until("the frontend to come back", back, seconds=120)
+    until("Slurm to answer", lambda: frontend.sh("scontrol ping | grep -q UP", check=False).rc == 0, seconds=120)
+    until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"}, seconds=120)
+    cluster("--site", whole, "verify", "--quick")
+
+
+def test_stop_and_start(whole: Path) -> None:
+    cluster("--site", whole, "stop")
+    seen = json.loads(cluster("--site", whole, "status", "--json", check=False).stdout)
+    assert {node["state"] for node in seen["nodes"]} == {"stopped"}
+    cluster("--site", whole, "start")
+    site = Site.look(whole)
+    until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"}, seconds=120)
+    cluster("--site", whole, "verify", "--quick")
+    assert up(whole)["changed"] is False
+
+
+def test_the_state_directory_is_lost(whole: Path) -> None:
+    import shutil
+
+    site = Site.look(whole)
+    before = boot_times(site)
+    shutil.rmtree(SitePaths(whole / "cluster.yml", site.name).state)
+    done = up(whole)
+    assert done["steps"] == []
+    site = Site.look(whole)
+    assert boot_times(site) == before
+    until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"}, seconds=60)
+    cluster("--site", whole, "verify", "--quick")
+
+
+def test_a_failed_task_is_one_short_message(whole: Path) -> None:
+    """Host, task, message, and where the full log is."""
+    hook = whole / "after.yml"
+    hook.write_text(
+        "- name: Fail on purpose\n  ansible.builtin.command: /bin/sh -c 'echo a message from inside >&2; exit 7'\n"
+        "  when: inventory_hostname == 'compute001'\n  changed_when: false\n"
+    )
+    try:
+        done = cluster("--site", whole, "up", "--quiet", check=False)
+    finally:
+        hook.unlink()
+    assert done.returncode == 1
+    assert "compute001: Fail on purpose: " in done.stderr
+    assert "a message from inside" in done.stderr
+    log = done.stderr.rpartition("the whole log: ")[2].strip()
+    assert "a message from inside" in Path(log).read_text()
+    assert len(done.stderr.splitlines()) < 15, done.stderr
+
+
+def test_scale_up_and_down(whole: Path) -> None:
+    site = Site.look(whole)
+    before = boot_times(site)
+    frontend = site.first("slurm_controller")
+    job = frontend.out("sbatch --parsable --nodelist=compute001 --output=/dev/null --wrap='sleep 600'", user="grid")
+    until("the job to run", lambda: frontend.out(f"squeue --noheader --jobs={job} --format=%T") == "RUNNING")
+    cluster("--site", whole, "scale", "compute=3")
+    site = Site.look(whole)
+    after = boot_times(site)
+    assert set(after) - set(before) == {"compute003"}
+    assert {name: after[name] for name in before} == before
+    assert frontend.out(f"squeue --noheader --jobs={job} --format=%T") == "RUNNING"
+    until("compute003 in Slurm", lambda: "compute003" in idle(site))
+    assert frontend.out("srun --nodelist=compute003 hostname") == "compute003"
+    targets = frontend.out("curl --silent --fail http://localhost:9090/api/v1/targets")
+    assert "compute003" in targets
+    frontend.sh(f"scancel {job}")
+    until("the job to end", lambda: not frontend.out("squeue --noheader"))
+
+    # A running job on the node that leaves ends first.
+    job = frontend.out("sbatch --parsable --nodelist=compute003 --output=/grid/home/grid/leaves.out --wrap='sleep 8; echo done'", user="grid")
+    until("the job to run", lambda: frontend.out(f"squeue --noheader --jobs={job} --format=%T") == "RUNNING")
+    cluster("--site", whole, "scale", "compute=1")
+    site = Site.look(whole)
+    assert set(site.nodes) == {"frontend001", "compute001"}
+    assert frontend.out("cat /grid/home/grid/leaves.out") == "done"
+    assert frontend.out(f"sacct --noheader --parsable2 --allocations --jobs={job} --format=state") == "COMPLETED"
+    assert frontend.out("sinfo --noheader --Node --format=%N") == "compute001"
+    assert boot_times(site) == {name: before[name] for name in site.nodes}
+    assert "count: 1" in (whole / "cluster.yml").read_text()
+    cluster("--site", whole, "scale", "compute=2")
+    until("compute002 back in Slurm", lambda: "compute002" in idle(Site.look(whole)))
+
+
+@pytest.mark.parametrize("stop_after", [3, 8])
+def test_up_is_killed_while_ansible_runs(whole: Path, stop_after: int) -> None:
+    """Killed in the middle of configuring a node that is being made anew: the next `up` completes it."""
+    import os
+    import signal
+    import time
+
+    from support import CLUSTER
+
+    process = subprocess.Popen(
+        [CLUSTER, "--site", whole, "up", "--replace", "compute001", "--quiet"], stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    time.sleep(stop_after)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    up(whole)
+    site = Site.look(whole)
+    until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"})

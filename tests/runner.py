@@ -326,12 +326,12 @@ PARTS = {
 
 
 def shell_scripts() -> list[str]:
-    """All committed shell scripts, whatever their name."""
+    """All committed shell scripts, whatever their name; not templates, which are none yet."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
     found = []
     for name in filter(None, names):
         path = ROOT / name
-        if path.is_file() and not path.is_symlink():
+        if path.is_file() and not path.is_symlink() and path.suffix != ".j2":
             with path.open("rb") as stream:
                 if re.match(rb"#!.*\b(ba|da)?sh\b", stream.readline(128)):
                     found.append(name)

@@ -105,13 +105,6 @@ def test_cancelled_job_leaves_no_process(frontend: Node, computes: list[Node], h
     until("the job's processes to go", lambda: node.out(count) == "0", seconds=20)
 
 
-def test_job_over_its_time_limit(frontend: Node, home: str) -> None:
-    """Slurm looks at time limits every half minute; a limit is in whole minutes."""
-    job = submit(frontend, home, "sleep 600", "--time=1")
-    frontend.sh(f"scontrol update jobid={job} timelimit=00:00:01")
-    assert ended(frontend, job, seconds=150)["state"] == "TIMEOUT"
-
-
 def test_array_runs_all_its_jobs(frontend: Node, home: str) -> None:
     job = submit(frontend, home, "echo $SLURM_ARRAY_TASK_ID; exit $((SLURM_ARRAY_TASK_ID == 3))", "--array=1-8")
     fields = "--noheader --allocations --parsable2 --format=jobid,state,exitcode"
@@ -169,7 +162,8 @@ def test_volumes_are_mounted_by_uuid(site: Site) -> None:
     volumes = [(node, volume) for node in site.nodes.values() for volume in node.volumes]
     assert volumes, f"site {site.name} declares no volume"
     for node, volume in volumes:
-        mounted = node.out(f"findmnt --noheadings --output=UUID,FSTYPE {volume['mount']}").split()
+        # The last is the uppermost: a provider that shares directories has one of its own below.
+        mounted = node.out(f"findmnt --noheadings --output=UUID,FSTYPE {volume['mount']}").splitlines()[-1].split()
         uuid = node.out(f"blkid --match-tag=UUID --output=value {volume['device']}")
         assert mounted == [uuid, volume["filesystem"]], f"{node.name}:{volume['mount']}"
         declared = node.out(f"findmnt --noheadings --fstab --output=SOURCE {volume['mount']}")

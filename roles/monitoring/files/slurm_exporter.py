@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 #: Seconds for which an answer is good: several askers cost slurmctld no more than one.
 FRESH = 5.0
-#: Seconds after which a command is given up.
-PATIENCE = 10.0
+#: Seconds after which a command is given up: less than the 10 s that Prometheus waits for an answer.
+PATIENCE = 5.0
 #: A line of sdiag to the metric it becomes.
 STATISTICS = {
     "Jobs submitted": ("slurm_jobs_total", 'event="submitted"'),

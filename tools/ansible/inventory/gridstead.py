@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.template import trust_as_template
 
 DOCUMENTATION = """
 name: gridstead
@@ -25,9 +27,6 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # ansible-cor
     """See DOCUMENTATION."""
 
     NAME = "gridstead"
-    # What a site declares is the operator's own, as group_vars are. Without this, ansible-inventory shows every string
-    # wrapped in a mark, which testinfra and other readers do not know.
-    trusted_by_default = True
 
     def verify_file(self, path: str) -> bool:
         """A file named cluster.yml is for this plugin."""
@@ -45,11 +44,27 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # ansible-cor
         except GridsteadError as error:
             raise AnsibleParserError(str(error)) from error
         for name, value in listing["all"]["vars"].items():
-            inventory.set_variable("all", name, value)
+            inventory.set_variable("all", name, _trusted(value))
         for group in listing["all"]["children"]:
             inventory.add_group(group)
             for host in listing[group]["hosts"]:
                 inventory.add_host(host, group)
         for host, variables in listing["_meta"]["hostvars"].items():
             for name, value in variables.items():
-                inventory.set_variable(host, name, value)
+                inventory.set_variable(host, name, _trusted(value))
+
+
+def _trusted(value: Any) -> Any:
+    """The value with its strings marked as the operator's own, as those of group_vars are.
+
+    Without the mark, ansible-inventory shows every string wrapped ({"__ansible_unsafe": ...}), which testinfra and other
+    readers do not know. The class attribute ``trusted_by_default`` would do, but ansible-core 2.19 keeps the setting of the
+    inventory source that it happens to read first for all sources.
+    """
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, Mapping):
+        return {key: _trusted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_trusted(item) for item in value]
+    return value

@@ -68,6 +68,7 @@ def up(
     site: SiteOption = "local",
     replace: Annotated[list[str] | None, typer.Option("--replace", help="Make this node anew (may be given again).", autocompletion=_complete_node)] = None,
     configure: Annotated[bool, typer.Option("--configure/--no-configure", help="Run Ansible on the nodes.")] = True,
+    full: Annotated[bool, typer.Option("--full", help="Run Ansible even where nothing has changed since the last time.")] = False,
     check: Annotated[bool, typer.Option("--verify/--no-verify", help="Run a first real job at the end.")] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -77,7 +78,7 @@ def up(
     with _opened(site, quiet=quiet or as_json, verbose=verbose) as opened:
         for notice in opened.provider.notices():
             opened.progress.say(notice, style="dim")
-        outcome = opened.up(replace=replace or [], configure=configure)
+        outcome = opened.up(replace=replace or [], configure=configure, full=full)
         job = verification.first_job(opened) if configure and check else None
     if as_json:
         _emit(report.up_as_json(opened, outcome, job))

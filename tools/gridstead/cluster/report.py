@@ -89,7 +89,7 @@ def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -
     if ce or controller:
         out.print(f"log in:    tools/cluster ssh {ce or controller}{option} --user grid")
     if ce:
-        out.print("submit:    arcsub hello.xrsl    (there; then arcstat -a, arcget -a)")
+        out.print("submit:    arcsub /usr/local/share/gridstead/hello.xrsl    (there; then arcstat -a, arcget -a)")
     elif controller:
         out.print("submit:    srun hostname    (there)")
     if monitor in nodes:

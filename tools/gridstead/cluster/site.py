@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import inventory, playbook, secrets, spec
+from gridstead.cluster import inventory, playbook, seal, secrets, spec
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -219,27 +219,45 @@ class Site:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
         return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
 
-    def up(self, *, replace: Iterable[str] = (), configure: bool = True, only_new: bool = False) -> Outcome:
+    def up(self, *, replace: Iterable[str] = (), configure: bool = True, only_new: bool = False, full: bool = False) -> Outcome:
         """Make the site be as declared.
 
         Args:
             replace: nodes to make anew.
-            configure: also run Ansible.
+            configure: also run Ansible, unless every node is as it was left and what it was configured from too.
             only_new: configure only the nodes that came and the nodes that must learn of them.
+            full: run Ansible in any case.
         """
         began = time.monotonic()
         with self.changing():
             plan = self.provision(replace)
             outcome = Outcome(plan, seconds={"provision": time.monotonic() - began})
             if configure:
-                limit: list[str] = []
-                if only_new:
-                    limit = [*plan.of(Action.CREATE, Kind.NODE), *self._servers()]
-                    limit += [*plan.of(Action.REPLACE, Kind.NODE), *plan.of(Action.START, Kind.NODE)]
-                recap = self.play(["site.yml"], what="configure", limit=limit)
-                outcome.changed = recap.changed
-                outcome.seconds["configure"] = recap.seconds
+                self._configure(outcome, only_new=only_new, full=full)
         return outcome
+
+    def _configure(self, outcome: Outcome, *, only_new: bool, full: bool) -> None:
+        began = time.monotonic()
+        limit: list[str] = []
+        if only_new:
+            came = [step.key.name for step in outcome.plan.steps if step.key.kind is Kind.NODE and step.action is not Action.DELETE]
+            limit = [*came, *self._servers()]
+        listing = self.inventory()
+        nodes = {node: access for node, access in self.nodes().items() if not limit or node in limit}
+        digest = seal.digest(self.paths, listing)
+        with self.progress.step("compare", "every node with how it was left", silent=True):
+            reasons: dict[str, list[str]] = {} if full else seal.check(self.paths, nodes, digest, self.spec.shares)
+        if reasons and not limit and not any(seal.DECLARATION in differences for differences in reasons.values()):
+            # What nodes are configured from is the same: only those that differ need it.
+            limit = list(reasons)
+            nodes = {node: nodes[node] for node in limit}
+        if reasons or full:
+            for node, differences in reasons.items():
+                more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+                self.progress.say(f"{node}: {differences[0]}{more}", style="dim")
+            outcome.changed = self.play(["site.yml"], what="configure", limit=limit).changed
+            seal.put(self.paths, nodes, digest, self.spec.shares)
+        outcome.seconds["configure"] = time.monotonic() - began
 
     def _servers(self) -> list[str]:
         """The nodes that must learn of a node that comes or goes."""

@@ -1,0 +1,120 @@
+"""Runs on a node, under any Python 3.9+: what state is the node in, and is it the one it was left in?
+
+``seal DIGEST`` remembers the present state as the one that was configured from inputs with that digest. ``check DIGEST``
+prints one line for each way in which the node differs from it now, and nothing where all is as it was left. Covered is
+what roles configure: files below /etc and /usr/local, the package database, enabled units and whether they run, mounts,
+owners and modes of the directories of the shares. Standard library only; the controller sends this file's text over ssh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+SEAL = Path("/var/lib/gridstead/seal.json")
+TREES = ("/etc", "/usr/local")
+#: Written by the container engine, by the system or by package tools at times of their own.
+NOT_OURS = {"/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/etc/mtab", "/etc/ld.so.cache", "/etc/.updated"}
+DECLARATION = "the site's declaration, its variables or the roles have changed"
+PACKAGES = "/var/lib/dpkg/status", "/var/lib/rpm/rpmdb.sqlite"
+
+
+def files() -> dict[str, str]:
+    """Every file of the trees: mode, owner, size and time of its content, or a link's target."""
+    seen = {}
+    for tree in TREES:
+        for directory, _, names in os.walk(tree):
+            for path in (directory, *(os.path.join(directory, name) for name in names)):  # noqa: PTH118 - thousands of them
+                if path in NOT_OURS or "/__pycache__" in path:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(path)
+                    what = os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""  # noqa: PTH115 - as above
+                    when = status.st_mtime_ns if stat.S_ISREG(status.st_mode) else ""
+                    seen[path] = f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {when} {what}"
+    for path in PACKAGES:
+        if os.path.exists(path):  # noqa: PTH110 - as above
+            seen[path] = str(os.stat(path).st_mtime_ns)  # noqa: PTH116 - as above
+    return seen
+
+
+def _systemctl(*arguments: str) -> str:
+    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def units() -> dict[str, str]:
+    """Enabled units and whether each is active."""
+    lines = _systemctl("list-unit-files", "--state=enabled", "--no-legend", "--no-pager").splitlines()
+    names = sorted(line.split()[0] for line in lines if line.strip() and "@." not in line)
+    states = _systemctl("is-active", *names).split() if names else []
+    return dict(zip(names, states))  # noqa: B905 - strict= needs Python 3.10
+
+
+def mounts() -> dict[str, str]:
+    """Mounted file systems that hold data, by mount point."""
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return {line[1]: line[2] for line in lines if line[2] in ("ext4", "xfs", "nfs4", "fuse") and not line[1].startswith(("/run", "/etc"))}
+
+
+def directories(shares: list[str]) -> dict[str, str]:
+    """Owner and mode of the shares' directories, two levels deep."""
+    seen = {}
+    for share in shares:
+        for path in (Path(share), *Path(share).glob("*"), *Path(share).glob("home/*")):
+            if path.is_dir():
+                status = path.stat()
+                seen[str(path)] = f"{status.st_mode:o} {status.st_uid}:{status.st_gid}"
+    return seen
+
+
+def state(shares: list[str]) -> dict[str, dict[str, str]]:
+    """All of it."""
+    return {"file": files(), "unit": units(), "mount": mounts(), "directory": directories(shares)}
+
+
+def differences(then: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
+    """What differs, in words.
+
+    A unit that was not active when the node was left may be so now or not: one-shot units come and go.
+    """
+    found = []
+    for kind, before in then.items():
+        after = now.get(kind, {})
+        for name in sorted(before.keys() | after.keys()):
+            if name not in after:
+                found.append(f"{kind} {name} is gone")
+            elif name not in before:
+                found.append(f"{kind} {name} is new")
+            elif before[name] != after[name] and not (kind == "unit" and before[name] != "active"):
+                found.append(f"{kind} {name} is {after[name]}" if kind == "unit" else f"{kind} {name} was changed")
+    return found
+
+
+def main(action: str, digest: str, *shares: str) -> None:
+    """Seal or check; see above."""
+    now = state(list(shares))
+    if action == "seal":
+        SEAL.parent.mkdir(parents=True, exist_ok=True)
+        scratch = SEAL.with_suffix(".new")
+        scratch.write_text(json.dumps({"digest": digest, "state": now}))
+        scratch.chmod(0o600)
+        scratch.replace(SEAL)
+        return
+    try:
+        sealed = json.loads(SEAL.read_text())
+    except (OSError, ValueError):
+        print("never configured to its end")
+        return
+    if sealed["digest"] != digest:
+        print(DECLARATION)
+    for line in differences(sealed["state"], now):
+        print(line)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

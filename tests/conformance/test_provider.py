@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gridstead.cluster import secrets
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.inventory import ssh_argv
 from gridstead.cluster.plan import Action

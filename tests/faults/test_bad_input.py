@@ -31,12 +31,20 @@ def refused(spec: Path, *, code: int, says: list[str], command: tuple[str, ...] 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("services: [nfs_server]", "sevices: [nfs_server]", ["cluster.yml:6: nodes.server.sevices: unknown key", "did you mean 'services'?"]),
+        (
+            "services: [nfs_server]",
+            "sevices: [nfs_server]",
+            ["cluster.yml:6: nodes.server.sevices: unknown key", "did you mean 'services'?"],
+        ),
         ("count: 2", "count: two", ["cluster.yml:10: nodes.worker.count:", "not 'two'"]),
         ("count: 2", "count: -1", ["cluster.yml:10: nodes.worker.count:", "greater than or equal to 0"]),
         ("count: 2", "count: 1000", ["cluster.yml:10: nodes.worker.count:", "less than or equal to 999"]),
         ("count: 1", "count: 2", ["cluster.yml:5: nodes.server.count:", "2 nodes would offer nfs_server"]),
-        ("[nfs_client]", "[nfs_clint]", ["cluster.yml:11: nodes.worker.services:", "unknown service 'nfs_clint'", "did you mean 'nfs_client'?"]),
+        (
+            "[nfs_client]",
+            "[nfs_clint]",
+            ["cluster.yml:11: nodes.worker.services:", "unknown service 'nfs_clint'", "did you mean 'nfs_client'?"],
+        ),
         ("provider: podman", "provider: podmn", ["cluster.yml:2: provider:", "'podman'"]),
         ("provider: podman", "provider: [podman", ["cluster.yml:", "not YAML"]),
         (
@@ -71,13 +79,15 @@ def test_a_subnet_that_clashes(small: Path) -> None:
 def test_a_port_that_is_taken(small: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        small.write_text(small.read_text().replace("    services: [nfs_server]", f"    services: [nfs_server]\n    publish: ['127.0.0.1:{port}:9090']"))
+        small.write_text(
+            small.read_text().replace("    services: [nfs_server]", f"    services: [nfs_server]\n    publish: ['127.0.0.1:{port}:9090']")
+        )
         refused(small, code=2, says=[f"port {port}", "server001", "ss -ltnp"])
 
 
 def test_without_privileges(small: Path, tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.getuid() and path != Path("/") and str(path).startswith("/tmp/pytest"):  # noqa: S108 - pytest's own
+        if path.stat().st_uid == os.getuid() and path != Path("/") and str(path).startswith("/tmp/pytest"):
             path.chmod(0o755)
     # All is imported before the privileges go: the interpreter may lie where only root can read.
     script = (
@@ -117,7 +127,9 @@ def test_no_podman(small: Path, tmp_path: Path) -> None:
 def test_a_state_directory_that_is_a_file(small: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "faults").write_text("not a directory")
-    refused(small, code=1, says=["cannot be the state directory", "move what is there out of the way"], GRIDSTEAD_STATE=str(tmp_path / "state"))
+    refused(
+        small, code=1, says=["cannot be the state directory", "move what is there out of the way"], GRIDSTEAD_STATE=str(tmp_path / "state")
+    )
 
 
 def test_a_key_that_is_no_key(small: Path, tmp_path: Path) -> None:

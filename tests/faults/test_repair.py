@@ -12,6 +12,7 @@ import pytest
 from gridstead.cluster.paths import SitePaths
 from support import ROOT, Site, cluster, until
 
+
 def up(where: Path, *options: str) -> dict[str, Any]:
     """Run `up` and return what it says it did."""
     result: dict[str, Any] = json.loads(cluster("--site", where, "up", "--json", *options, timeout=600).stdout)
@@ -178,7 +179,9 @@ def test_scale_up_and_down(whole: Path) -> None:
     until("the job to end", lambda: not frontend.out("squeue --noheader"))
 
     # A running job on the node that leaves ends first.
-    job = frontend.out("sbatch --parsable --nodelist=compute003 --output=/grid/home/grid/leaves.out --wrap='sleep 8; echo done'", user="grid")
+    job = frontend.out(
+        "sbatch --parsable --nodelist=compute003 --output=/grid/home/grid/leaves.out --wrap='sleep 8; echo done'", user="grid"
+    )
     until("the job to run", lambda: frontend.out(f"squeue --noheader --jobs={job} --format=%T") == "RUNNING")
     cluster("--site", whole, "scale", "compute=1")
     site = Site.look(whole)

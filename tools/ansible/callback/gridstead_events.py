@@ -9,7 +9,6 @@ from typing import Any
 
 from ansible.executor.stats import AggregateStats
 from ansible.executor.task_result import CallbackTaskResult
-from ansible.playbook import Playbook
 from ansible.playbook.task import Task
 from ansible.plugins.callback import CallbackBase
 
@@ -49,10 +48,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         if self._stream is not None:
             self._stream.write(json.dumps({"event": event, **data}) + "\n")
 
-    def v2_playbook_on_start(self, playbook: Playbook) -> None:
-        """Nothing is told of a playbook's start."""
-
-    def v2_playbook_on_task_start(self, task: Task, is_conditional: bool) -> None:
+    def v2_playbook_on_task_start(self, task: Task, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible passes it by name
         """A task starts."""
         self._emit("task", task=task.get_name())
 
@@ -62,11 +58,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_runner_on_start(self, host: Any, task: Task) -> None:
         """A task starts on a host."""
-        self._began[host.get_name(), task._uuid] = time.monotonic()
+        self._began[host.get_name(), task.get_path() or task.get_name()] = time.monotonic()
 
     def _result(self, event: str, result: CallbackTaskResult, **data: Any) -> None:
         host, task = result.host.get_name(), result.task
-        seconds = time.monotonic() - self._began.pop((host, task._uuid), time.monotonic())
+        seconds = time.monotonic() - self._began.pop((host, task.get_path() or task.get_name()), time.monotonic())
         self._emit(event, host=host, task=task.get_name(), seconds=round(seconds, 2), **data)
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
+
 from gridstead.cluster import doctor as doctors
 from gridstead.cluster import report, status, verification
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -45,7 +46,13 @@ def _complete_node(ctx: typer.Context) -> list[str]:
 
 SiteOption = Annotated[
     str,
-    typer.Option("--site", "-s", envvar="GRIDSTEAD_SITE", autocompletion=_complete_site, help="A name under inventories/, a directory, or a cluster.yml."),
+    typer.Option(
+        "--site",
+        "-s",
+        envvar="GRIDSTEAD_SITE",
+        autocompletion=_complete_site,
+        help="A name under inventories/, a directory, or a cluster.yml.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
@@ -66,7 +73,9 @@ def _opened(site: str, *, quiet: bool = False, verbose: bool = False) -> Iterato
 @app.command()
 def up(
     site: SiteOption = "local",
-    replace: Annotated[list[str] | None, typer.Option("--replace", help="Make this node anew (may be given again).", autocompletion=_complete_node)] = None,
+    replace: Annotated[
+        list[str] | None, typer.Option("--replace", help="Make this node anew (may be given again).", autocompletion=_complete_node)
+    ] = None,
     configure: Annotated[bool, typer.Option("--configure/--no-configure", help="Run Ansible on the nodes.")] = True,
     full: Annotated[bool, typer.Option("--full", help="Run Ansible even where nothing has changed since the last time.")] = False,
     check: Annotated[bool, typer.Option("--verify/--no-verify", help="Run a first real job at the end.")] = True,
@@ -162,7 +171,7 @@ def ssh(
         argv.append(shlex.join(words) if len(words) > 1 or user else words[0])
     if sys.stdin.isatty():
         argv.insert(1, "-t")
-    os.execvp("ssh", argv)  # noqa: S606, S607 - replaces this process, so that signals and exit codes are ssh's own
+    os.execvp("ssh", argv)  # noqa: S606 - replaces this process, so that signals and exit codes are ssh's own
 
 
 @app.command()
@@ -320,5 +329,3 @@ def main() -> NoReturn:
     # A command that starts programs in private mount namespaces cannot stand in a directory that goes away.
     argv = _moved_behind(sys.argv[1:])
     sys.exit(run(argv, lambda arguments: app(args=arguments, prog_name="cluster")))
-
-

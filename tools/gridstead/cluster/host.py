@@ -100,7 +100,9 @@ class Host:
         Raises:
             PreflightError: that failed; the message is its own.
         """
-        done = subprocess.run([str(ROOT / "tools" / "bootstrap.sh"), "system"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [str(ROOT / "tools" / "bootstrap.sh"), "system"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        )
         self.__dict__.pop("missing_packages", None)
         if done.returncode or self.missing_packages:
             raise PreflightError(done.stderr.strip() or f"programs are still missing: {' '.join(self.missing_packages)}")

@@ -88,7 +88,7 @@ def build(spec: Cluster, paths: SitePaths, nodes: dict[str, NodeAccess]) -> dict
 
 
 def ssh_config(spec: Cluster, paths: SitePaths, nodes: dict[str, NodeAccess]) -> str:
-    """An ssh_config(5) with an entry a node, for ``ssh -F``, scp, rsync and editors."""
+    """Text for ssh's configuration with an entry a node, for ``ssh -F``, scp, rsync and editors."""
     lines = ["# Written by Gridstead at every `tools/cluster up`."]
     for node, access in sorted(nodes.items()):
         lines += [

@@ -1,4 +1,4 @@
-"""Runs on a node, under any Python 3.9+: what state is the node in, and is it the one it was left in?
+"""Runs on a node, under any Python 3.9+: whether the node is still in the state it was left in.
 
 ``seal DIGEST`` remembers the present state as the one that was configured from inputs with that digest. ``check DIGEST``
 prints one line for each way in which the node differs from it now, and nothing where all is as it was left. Covered is

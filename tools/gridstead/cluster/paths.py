@@ -52,7 +52,7 @@ class SitePaths:
 
     @property
     def ssh_config(self) -> Path:
-        """An ssh_config(5) that knows every node by name."""
+        """The file for ``ssh -F`` that knows every node by name."""
         return self.state / "ssh_config"
 
     @property

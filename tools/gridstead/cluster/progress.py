@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -36,7 +37,7 @@ class Progress:
         self._live: Live | None = None
         self._closed = threading.Event()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if not self.quiet:
             if self.console.is_terminal:
                 self._live = Live(console=self.console, refresh_per_second=8, transient=True, get_renderable=self._table)

@@ -102,7 +102,15 @@ def print_status(seen: SiteStatus, out: Console) -> None:
     for node in seen.nodes:
         disks = " ".join(f"{disk['mount']} {_size(disk['used'])}/{_size(disk['bytes'])}" for disk in node.disks)
         style = "green" if node.state == "up" else "red"
-        table.add_row(node.name, Text(node.state, style=style), node.slurm, node.address, node.load, disks, Text(" ".join(node.failed_units), style="red"))
+        table.add_row(
+            node.name,
+            Text(node.state, style=style),
+            node.slurm,
+            node.address,
+            node.load,
+            disks,
+            Text(" ".join(node.failed_units), style="red"),
+        )
     out.print(table)
     if seen.partitions:
         out.print()

@@ -44,7 +44,9 @@ def find_spec(site: str) -> Path:
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=candidate) from None
     known = ", ".join(sorted(path.parent.name for path in (ROOT / "inventories").glob("*/cluster.yml")))
-    raise InputError(f"no site {site!r}: neither a file, nor a directory with a cluster.yml, nor a name under inventories/", hint=f"known: {known}")
+    raise InputError(
+        f"no site {site!r}: neither a file, nor a directory with a cluster.yml, nor a name under inventories/", hint=f"known: {known}"
+    )
 
 
 @dataclass
@@ -313,7 +315,9 @@ class Site:
         """
         nodes = self.nodes()
         if node not in nodes:
-            raise InputError(f"no node {node!r} in cluster {self.spec.name}", hint=f"nodes: {', '.join(sorted(nodes)) or 'none; run `tools/cluster up`'}")
+            raise InputError(
+                f"no node {node!r} in cluster {self.spec.name}", hint=f"nodes: {', '.join(sorted(nodes)) or 'none; run `tools/cluster up`'}"
+            )
         return nodes[node]
 
     def first_node_with(self, service: str) -> str | None:

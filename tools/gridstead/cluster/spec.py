@@ -96,9 +96,7 @@ class Volume(_Model):
     def _large_enough(self) -> Self:
         smallest = _SMALLEST[self.filesystem]
         if self.bytes < smallest:
-            raise ValueError(
-                f"volume {self.name!r}: {self.size} is too small for {self.filesystem}; it needs {smallest // 2**20}M or more"
-            )
+            raise ValueError(f"volume {self.name!r}: {self.size} is too small for {self.filesystem}; it needs {smallest // 2**20}M or more")
         return self
 
     @property
@@ -326,7 +324,9 @@ def write_count(path: Path, kind: str, count: int) -> int:
     """
     spec = load(path)
     if kind not in spec.nodes:
-        raise InputError(f"no node kind {kind!r}{_nearest(kind, spec.nodes)}", file=path, key="nodes", hint=f"kinds: {', '.join(spec.nodes)}")
+        raise InputError(
+            f"no node kind {kind!r}{_nearest(kind, spec.nodes)}", file=path, key="nodes", hint=f"kinds: {', '.join(spec.nodes)}"
+        )
     document = read_document(path)
     line, column = document["nodes"][kind].lc.value("count")
     try:

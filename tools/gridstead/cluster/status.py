@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gridstead.cluster.inventory import ssh_argv
-from gridstead.cluster.resources import Kind, Status
+from gridstead.cluster.providers.base import NodeAccess
+from gridstead.cluster.resources import Found, Kind, Status
 from gridstead.cluster.site import Site
 
 #: One round trip a node: each section starts with a line "== NAME".
@@ -73,55 +74,65 @@ def _sections(text: str) -> dict[str, list[str]]:
     return sections
 
 
+def _ask(site: Site, node: str, found: Found | None, access: NodeAccess | None, more: str) -> tuple[NodeStatus, dict[str, list[str]]]:
+    """One node's status, and all the sections it answered with."""
+    kind = site.spec.node_names().get(node, "(no longer declared)")
+    if found is None or access is None:
+        return NodeStatus(node, kind, "missing"), {}
+    state = {Status.OK: "up", Status.STOPPED: "stopped", Status.BROKEN: "broken"}[found.status]
+    status = NodeStatus(node, kind, state, access.address)
+    if state != "up":
+        return status, {}
+    mounts = ["/"] + ([volume.mount for volume in site.spec.nodes[kind].volumes] if kind in site.spec.nodes else [])
+    said = _probe(site, access, _PROBE.format(mounts=" ".join(mounts), more=more))
+    if said is None:
+        status.state = "silent"
+        return status, {}
+    status.load = " ".join(said.get("load", []))
+    status.failed_units = said.get("failed", [])
+    for line in said.get("disks", []):
+        target, size, used, available = line.split()
+        status.disks.append({"mount": target, "bytes": int(size), "used": int(used), "available": int(available)})
+    return status, said
+
+
+def _probe(site: Site, access: NodeAccess, script: str) -> dict[str, list[str]] | None:
+    """What a script on a node says, by section; None when the node does not answer."""
+    argv = [*ssh_argv(site.paths, access), "sh"]
+    try:
+        answer = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    # 255 is ssh's own (ssh(1), EXIT STATUS).
+    return None if answer.returncode == 255 else _sections(answer.stdout)
+
+
+def _take_batch(said: dict[str, list[str]], result: SiteStatus) -> None:
+    """What the Slurm controller says of partitions, nodes and jobs."""
+    for line in said.get("partitions", []):
+        result.partitions.append(dict(zip(("partition", "available", "state", "nodes", "list"), line.split("|"), strict=True)))
+    states = dict(line.split("|", 1) for line in said.get("nodes", []))
+    for status in result.nodes:
+        status.slurm = states.get(status.name, status.slurm)
+    for line in said.get("jobs", []):
+        count, state = line.split()
+        result.jobs[state] = int(count)
+
+
 def look(site: Site) -> SiteStatus:
     """Ask the provider and every running node, all at once."""
     plan, observed = site.plan()
     accesses = site.provider.nodes(observed)
     found = observed.of(Kind.NODE)
     controller = site.first_node_with("slurm_controller")
-    declared = site.spec.node_names()
-
-    def ask(node: str) -> tuple[NodeStatus, dict[str, list[str]]]:
-        kind = declared.get(node, "(no longer declared)")
-        if node not in found:
-            return NodeStatus(node, kind, "missing"), {}
-        state = {Status.OK: "up", Status.STOPPED: "stopped", Status.BROKEN: "broken"}[found[node].status]
-        status = NodeStatus(node, kind, state, accesses[node].address)
-        if state != "up":
-            return status, {}
-        mounts = ["/"] + ([volume.mount for volume in site.spec.nodes[kind].volumes] if kind in site.spec.nodes else [])
-        probe = _PROBE.format(mounts=" ".join(mounts), more=_SLURM if node == controller else "")
-        try:
-            answer = subprocess.run(
-                [*ssh_argv(site.paths, accesses[node]), "sh"], input=probe, capture_output=True, text=True, timeout=30, check=False
-            )
-        except subprocess.TimeoutExpired:
-            status.state = "silent"
-            return status, {}
-        if answer.returncode == 255:
-            status.state = "silent"
-            return status, {}
-        said = _sections(answer.stdout)
-        status.load = " ".join(said.get("load", []))
-        status.failed_units = said.get("failed", [])
-        for line in said.get("disks", []):
-            target, size, used, available = line.split()
-            status.disks.append({"mount": target, "bytes": int(size), "used": int(used), "available": int(available)})
-        return status, said
-
-    names = [*declared, *(node for node in found if node not in declared)]
+    names = list(dict.fromkeys([*site.spec.node_names(), *found]))
     with ThreadPoolExecutor(max_workers=32) as pool:
-        answers = list(pool.map(ask, names))
+        answers = list(
+            pool.map(lambda node: _ask(site, node, found.get(node), accesses.get(node), _SLURM if node == controller else ""), names)
+        )
     result = SiteStatus(site.spec.name, site.spec.provider, [status for status, _ in answers])
     for _, said in answers:
-        for line in said.get("partitions", []):
-            result.partitions.append(dict(zip(("partition", "available", "state", "nodes", "list"), line.split("|"), strict=True)))
-        slurm_states = dict(line.split("|", 1) for line in said.get("nodes", []))
-        for status, _ in answers:
-            status.slurm = slurm_states.get(status.name, status.slurm)
-        for line in said.get("jobs", []):
-            count, state = line.split()
-            result.jobs[state] = int(count)
+        _take_batch(said, result)
     result.pending_steps = [str(step) for step in plan.steps]
     monitor = site.first_node_with("monitoring")
     if monitor in accesses:

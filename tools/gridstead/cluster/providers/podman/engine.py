@@ -79,12 +79,17 @@ class Podman:
         RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
         marker.write_text(self.host.boot_id)
 
-    def hold(self) -> None:
-        """From now on until this process ends, no other process of the kit takes podman's set-up away."""
+    def hold(self) -> int:
+        """From now on until this process ends, no other process of the kit takes podman's set-up away.
+
+        Returns:
+            The descriptor of the lock.
+        """
         if Podman._use is None:
             DATA.mkdir(mode=0o711, parents=True, exist_ok=True)
             Podman._use = os.open(DATA / "in-use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(Podman._use, fcntl.LOCK_SH)
+        return Podman._use
 
     def set_up(self) -> None:
         """Make directories, configuration and the mount namespace. Idempotent; needs root."""
@@ -125,14 +130,13 @@ class Podman:
 
         Does nothing while a container is there or another process of the kit is at work: that one will do it.
         """
-        self.hold()
-        assert Podman._use is not None, "hold() opens it"
+        use = self.hold()
         try:
-            fcntl.flock(Podman._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
         if not self.is_set_up or self("ps", "--all", "--quiet").strip():
-            fcntl.flock(Podman._use, fcntl.LOCK_SH)
+            fcntl.flock(use, fcntl.LOCK_SH)
             return
         if self.private_namespace:
             for path in (self.namespace, self.namespace.parent):
@@ -141,7 +145,7 @@ class Podman:
         elif is_mounted(DATA / "storage" / "overlay"):
             run(["umount", "--lazy", str(DATA / "storage" / "overlay")])
         shutil.rmtree(RUNTIME, ignore_errors=True)
-        os.close(Podman._use)
+        os.close(use)
         Podman._use = None
 
     def inside(self, argv: list[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:

@@ -124,16 +124,15 @@ def _sources(release: str) -> str:
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     here = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
     codename = here[1] if here else release
-    stanzas = []
+    stanzas: list[tuple[str, str]] = []
     for file in files:
         if not file.is_file() or file.suffix not in (".list", ".sources"):
             continue
-        text = file.read_text()
+        text = "".join(line for line in file.read_text().splitlines(keepends=True) if not line.startswith("#"))
         parts = text.split("\n\n") if file.suffix == ".sources" else text.splitlines()
-        for part in parts:
-            # Debian's own archive only: another archive need not have the other release.
-            if re.search(rf"\b{codename}\b", part) and re.search(r"\bmain\b", part) and not part.lstrip().startswith("#"):
-                stanzas.append((file.suffix, re.sub(rf"\b{codename}\b", release, part)))
+        # Debian's own archive only: another archive need not have the other release.
+        debian = (part for part in parts if re.search(rf"\b{codename}\b", part) and re.search(r"\bmain\b", part))
+        stanzas += [(file.suffix, re.sub(rf"\b{codename}\b", release, part)) for part in debian]
     if not stanzas:
         raise GridsteadError(
             f"no Debian archive for {codename} in /etc/apt/sources.list*",
@@ -179,9 +178,14 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
         run(
             [
                 *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={work / 'settings'}"),
-                *("--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/etc/init.d/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
+                *(
+                    "--dpkgopt=force-unsafe-io",
+                    "--dpkgopt=path-exclude=/etc/init.d/*",
+                    "--dpkgopt=path-exclude=/usr/share/man/*",
+                    "--dpkgopt=path-exclude=/usr/share/doc/*",
+                ),
                 *("--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-exclude=/usr/share/locale/*"),
-                f'--customize-hook=copy-in {" ".join(str(path) for path in tree.iterdir())} /',
+                f"--customize-hook=copy-in {' '.join(str(path) for path in tree.iterdir())} /",
                 *(f"--customize-hook={hook}" for hook in hooks),
                 *(release, str(archive), str(work / f"debian.{suffix}")),
             ],

@@ -225,7 +225,7 @@ class PodmanProvider(Provider):
                 ) from None
 
     def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
-        """podman's own directories and namespace; the node image, when a node is to be made."""
+        """Podman's own directories and namespace; the node image, when a node is to be made."""
         self.podman.set_up()
         if self.node_image is None and any(resource.key.kind is Kind.NODE for resource in resources):
             self.node_image = image.ensure(self.podman, self.spec.image.release, progress)

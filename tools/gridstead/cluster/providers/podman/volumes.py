@@ -85,7 +85,7 @@ class Volumes:
         """Whether the node's directory holds the device that the volume is behind now."""
         loop = self.loops().get(volume)
         entry = self.device_directory(node) / "by-id" / self.device_name(volume)
-        return bool(loop) and entry.exists() and entry.stat().st_rdev == os.stat(str(loop)).st_rdev
+        return bool(loop) and entry.exists() and entry.stat().st_rdev == Path(str(loop)).stat().st_rdev
 
     def attach(self, node: str, volume: str) -> None:
         """Give a volume a loop device and put it into the node's /dev/disk/by-id."""
@@ -93,7 +93,7 @@ class Volumes:
         directory = self.device_directory(node) / "by-id"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         entry = directory / self.device_name(volume)
-        device = os.stat(loop).st_rdev
+        device = Path(loop).stat().st_rdev
         if entry.exists() and entry.stat().st_rdev == device:
             return
         scratch = directory / f".{entry.name}"

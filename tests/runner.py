@@ -242,19 +242,19 @@ def molecule(run: Run) -> None:
 
 def conformance(run: Run) -> None:
     """The provider test-suite, against containers."""
-    run("pytest", "tests/conformance", *run.arguments)
+    run("pytest", "-v", "tests/conformance", *run.arguments)
 
 
 def e2e(run: Run) -> None:
     """A whole site from nothing; jobs from ARC's client through the CE and Slurm and back."""
     with site(run) as where:
         if where:
-            run("pytest", "tests/e2e", "--site", where, *run.arguments)
+            run("pytest", "-v", "tests/e2e", "--site", where, *run.arguments)
 
 
 def faults(run: Run) -> None:
     """What goes wrong: killed runs, dead nodes, scaling, reboots, bad input; on a site of its own."""
-    run("pytest", "tests/faults", *run.arguments)
+    run("pytest", "-v", "tests/faults", *run.arguments)
 
 
 def bench(run: Run) -> None:

@@ -145,7 +145,9 @@ def _sources(release: str) -> str:
 def _apt_settings() -> str:
     """This machine's Acquire settings (proxies, validity checks), as an apt.conf."""
     settings = run(["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', "Acquire"])
-    return "".join(f"{line}\n" for line in settings.splitlines() if not line.startswith("Acquire::IndexTargets"))
+    own = "".join(f"{line}\n" for line in settings.splitlines() if not line.startswith("Acquire::IndexTargets"))
+    # One connection of hundreds that fails must not fail a build of minutes; what the machine sets itself comes later and wins.
+    return f'Acquire::Retries "5";\n{own}'
 
 
 def _build_base(podman: Podman, release: str, tag: str) -> None:

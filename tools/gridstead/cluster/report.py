@@ -13,7 +13,7 @@ from rich.text import Text
 from gridstead.cluster.doctor import Finding
 from gridstead.cluster.plan import Action, Plan
 from gridstead.cluster.site import Outcome, Site
-from gridstead.cluster.status import SiteStatus
+from gridstead.cluster.status import SiteStatus, dashboard
 from gridstead.cluster.verification import FirstJob
 
 _STYLE = {Action.CREATE: "green", Action.START: "green", Action.REPLACE: "yellow", Action.UPDATE: "yellow", Action.DELETE: "red"}
@@ -93,7 +93,7 @@ def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -
     elif controller:
         out.print("submit:    srun hostname    (there)")
     if monitor in nodes:
-        out.print(f"watch:     tools/cluster status{option}, or http://{nodes[monitor].address}:9090/")
+        out.print(f"watch:     tools/cluster status{option}, or {dashboard(nodes[monitor])}")
 
 
 def print_status(seen: SiteStatus, out: Console) -> None:
@@ -122,8 +122,8 @@ def print_status(seen: SiteStatus, out: Console) -> None:
         out.print("\njobs: " + ", ".join(f"{count} {state}" for state, count in sorted(seen.jobs.items())))
     if seen.pending_steps:
         out.print("\n`tools/cluster up` would: " + ", ".join(seen.pending_steps))
-    if seen.prometheus:
-        out.print(f"\nPrometheus: {seen.prometheus}")
+    if seen.dashboard:
+        out.print(f"\ndashboard: {seen.dashboard}")
 
 
 def print_list(rows: Sequence[dict[str, Any]], out: Console) -> None:

@@ -50,7 +50,7 @@ class SiteStatus:
     partitions: list[dict[str, str]] = field(default_factory=list)
     jobs: dict[str, int] = field(default_factory=dict)
     pending_steps: list[str] = field(default_factory=list)
-    prometheus: str = ""
+    dashboard: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -119,6 +119,11 @@ def _take_batch(said: dict[str, list[str]], result: SiteStatus) -> None:
         result.jobs[state] = int(count)
 
 
+def dashboard(access: NodeAccess) -> str:
+    """The address of the page that Prometheus shows of the site (role monitoring)."""
+    return f"http://{access.address}:9090/consoles/index.html"
+
+
 def look(site: Site) -> SiteStatus:
     """Ask the provider and every running node, all at once."""
     plan, observed = site.plan()
@@ -136,5 +141,5 @@ def look(site: Site) -> SiteStatus:
     result.pending_steps = [str(step) for step in plan.steps]
     monitor = site.first_node_with("monitoring")
     if monitor in accesses:
-        result.prometheus = f"http://{accesses[monitor].address}:9090/"
+        result.dashboard = dashboard(accesses[monitor])
     return result

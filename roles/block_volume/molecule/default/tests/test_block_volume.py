@@ -76,8 +76,17 @@ def _device(host: Host) -> Iterator[Callable[[], Device]]:
         name = f"trial{len(made)}"
         image = f"/var/tmp/{name}.img"
         host.check_output("truncate -s %sM %s", str(MEBIBYTES), image)
-        # A container sees only the loop devices that were there when it started.
-        script = "mkdir -p $1; f=$(losetup --find); test -e $f || mknod $f b 7 ${f#/dev/loop}; losetup $f $2; mknod $1/$3 b 7 ${f#/dev/loop}; echo $f"
+        # A container sees only the loop devices that were there when it started: losetup calls the others "lost". Another user of
+        # this machine may take the free one first: then it is the next one's turn.
+        script = """
+        mkdir -p $1
+        for try in 1 2 3 4 5; do
+          loop=$(losetup --find | cut -d' ' -f1)
+          test -e $loop || mknod $loop b 7 ${loop#/dev/loop}
+          if losetup $loop $2; then mknod $1/$3 b 7 ${loop#/dev/loop}; echo $loop; exit; fi
+        done
+        exit 1
+        """
         loop = host.check_output("sh -e -c %s x %s %s %s", script, BY_ID, image, name)
         made.append(Device(f"{BY_ID}/{name}", loop, image, name))
         return made[-1]

@@ -14,7 +14,7 @@ def leftovers(name: str) -> list[str]:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/clusters/{name}" in line]
     links = [link["ifname"] for link in json.loads(_out("ip", "-j", "link")) if name in link["ifname"]]
     base = Path(os.environ.get("GRIDSTEAD_DATA", "/var/lib/gridstead/podman"))
-    files = [str(path) for path in (base / "clusters" / name, base / "networks" / f"gridstead-{name}.json") if path.exists()]
+    files = [str(path) for path in (base / "clusters" / name, *(base / "networks").glob(f"gridstead-{name}*.json")) if path.exists()]
     processes = []
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 from gridstead.cluster.command import CommandError, run
 from gridstead.cluster.host import Host
 
+DEFAULT_DATA = Path("/var/lib/gridstead/podman")
 #: Images, containers, networks, volume files. Survives a reboot.
-DATA = Path(os.environ.get("GRIDSTEAD_DATA", "/var/lib/gridstead/podman"))
+DATA = Path(os.environ.get("GRIDSTEAD_DATA", DEFAULT_DATA))
 #: What lives only as long as the machine is up.
 RUNTIME = Path(os.environ.get("GRIDSTEAD_RUNTIME", "/run/gridstead"))
 

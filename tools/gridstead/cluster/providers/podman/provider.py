@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import zlib
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -19,7 +20,7 @@ from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.base import NodeAccess, Provider
 from gridstead.cluster.providers.podman import image, subnet
-from gridstead.cluster.providers.podman.engine import DATA, Podman
+from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, Podman
 from gridstead.cluster.providers.podman.volumes import Volumes
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import Cluster
@@ -30,6 +31,15 @@ TAG = "gridstead.cluster"
 SEED = "/var/lib/gridstead/seed"
 
 _RUNNING, _STOPPED = {"running"}, {"created", "configured", "exited", "stopped", "initialized"}
+
+
+def _data_mark() -> str:
+    """What tells the networks of another data directory apart.
+
+    netavark names a network's firewall chains by the network's name alone: of two networks with one name on one machine,
+    the first to go would take the other's rules away.
+    """
+    return "" if DATA == DEFAULT_DATA else f"-{zlib.crc32(str(DATA).encode()):08x}"
 
 
 class PodmanProvider(Provider):
@@ -52,7 +62,7 @@ class PodmanProvider(Provider):
         self.volumes = Volumes(self.podman, spec.name)
         self.node_image = node_image
         self.base = DATA / "clusters" / spec.name
-        self.network = f"gridstead-{spec.name}"
+        self.network = f"gridstead-{spec.name}{_data_mark()}"
 
     # -- what is there ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -43,14 +44,18 @@ class Volumes:
 
     def sizes(self) -> dict[str, int]:
         """Every volume there is, with its size in bytes."""
-        return {path.stem: path.stat().st_size for path in sorted(self.base.glob("volumes/*.img"))}
+        found = {}
+        for path in sorted(self.base.glob("volumes/*.img")):
+            with contextlib.suppress(FileNotFoundError):  # another step is deleting it at this moment
+                found[path.stem] = path.stat().st_size
+        return found
 
     def loops(self) -> dict[str, str]:
         """The loop device behind each volume that has one."""
         answer = run(["losetup", "--json", "--list", "--output", "NAME,BACK-FILE"])
         devices = json.loads(answer)["loopdevices"] if answer.strip() else []
-        by_file = {device["back-file"]: device["name"] for device in devices if device["back-file"]}
-        return {volume: by_file[str(self.file(volume))] for volume in self.sizes() if str(self.file(volume)) in by_file}
+        files = {Path(device["back-file"]): str(device["name"]) for device in devices if device["back-file"]}
+        return {file.stem: name for file, name in files.items() if file.parent == self.base / "volumes"}
 
     def ensure(self, volume: str, size: int) -> None:
         """Make the volume's file, or grow it; it never shrinks.

@@ -56,7 +56,7 @@ def test_nothing_of_nfs3_listens(host: Host) -> None:
     listening = host.check_output("ss --no-header --listening --tcp --udp --numeric")
     assert ":2049 " in listening, journal(host)
     assert ":111 " not in listening
-    for unit in ("rpcbind.service", "rpcbind.socket", "rpc-statd.service"):
+    for unit in ("rpcbind.service", "rpcbind.socket", "rpc-statd.service", "run-rpc_pipefs.mount"):
         assert host.run("systemctl is-enabled %s", unit).stdout.strip() == "masked"
 
 

@@ -123,7 +123,9 @@ def test_jobs_that_are_not_the_ces_wake_it_only_once(host: Host) -> None:
     """A job that grid submits past the CE, and what does not belong into the directory, are forgotten."""
     directory = "/run/slurm-job-ended/grid/arc-ce"
     job = host.check_output(as_user("grid", "sbatch --parsable --wait --output=/dev/null --wrap=true"))
-    host.check_output(f"touch {directory}/{job}.file; install --directory --owner=grid {directory}/{job}.directory; runuser -u grid touch {directory}/{job}.directory/file")
+    host.check_output(
+        f"touch {directory}/{job}.file; install --directory --owner=grid {directory}/{job}.directory; runuser -u grid touch {directory}/{job}.directory/file"
+    )
     assert wait_for(host, f'test -z "$(ls {directory})"'), host.check_output(f"ls -lR {directory}") + journal(host, "arc-ce-wake")
     assert wait_for(host, "test $(systemctl is-active arc-ce-wake.service) = inactive"), journal(host, "arc-ce-wake")
 

@@ -141,7 +141,7 @@ def test_a_key_that_is_no_key(small: Path, tmp_path: Path) -> None:
 
 def test_a_broken_image_cache(small: Path) -> None:
     """A layer of the image is gone from podman's storage: it says so and what mends it."""
-    name = cluster("image", "build", "--quiet").stdout.strip()
+    name = cluster("image", "build").stdout.strip()
     storage = Path(os.environ.get("GRIDSTEAD_DATA", "/var/lib/gridstead/podman")) / "storage"
     images = json.loads((storage / "overlay-images" / "images.json").read_text())
     layer = storage / "overlay" / next(image["layer"] for image in images if name in image.get("names", []))

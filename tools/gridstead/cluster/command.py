@@ -25,13 +25,14 @@ class CommandError(GridsteadError):
         super().__init__(f"{shlex.join(argv)[:400]}: {how}: {last or 'it said nothing'}")
 
 
-def run(argv: Sequence[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
+def run(argv: Sequence[str], *, timeout: float = 120.0, stdin: str | None = None, outlive: bool = False) -> str:
     """Run a program to its end.
 
     Args:
         argv: the program and its arguments; no secret may be among them.
         timeout: seconds until it is ended.
         stdin: text for its standard input.
+        outlive: not killed together with this process's group: it comes to its own end.
 
     Returns:
         What it wrote to standard output.
@@ -48,6 +49,7 @@ def run(argv: Sequence[str], *, timeout: float = 120.0, stdin: str | None = None
             text=True,
             timeout=timeout,
             check=False,
+            start_new_session=outlive,
         )
     except subprocess.TimeoutExpired as error:
         raise CommandError(argv, None, (error.stderr or b"").decode(errors="replace")) from None

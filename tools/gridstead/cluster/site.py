@@ -148,10 +148,13 @@ class Site:
             What was done. A node that was there and does not answer is replaced, alone, once.
         """
         secrets.ensure(self.paths)
+        self.provider.settle()
         with self.progress.step("look at", f"cluster {self.spec.name}", silent=True):
             plan, observed = self.plan(replace)
-            self.provider.preflight([step.resource for step in plan.steps if step.resource is not None])
-        self.provider.prepare([step.resource for step in plan.steps if step.resource is not None], self.progress)
+            # What is only started again was checked when it was made, and needs no image.
+            made = [step.resource for step in plan.steps if step.resource is not None and step.action is not Action.START]
+            self.provider.preflight(made)
+        self.provider.prepare(made, self.progress)
         if leaving := plan.of(Action.DELETE, Kind.NODE):
             self.provider.grant_access(observed)
             if before_leaving:
@@ -284,6 +287,7 @@ class Site:
             final: also undo what was set up on the host, if this was the last cluster.
         """
         with self.changing():
+            self.provider.settle()
             observed = self.provider.observe()
             keep = [] if volumes else [Kind.VOLUME]
             plan = planning.teardown(observed, delete_order=self.provider.delete_order, keep=keep)

@@ -109,6 +109,9 @@ class Provider(ABC):
         After the state directory was lost; does nothing when both agree already.
         """
 
+    def settle(self) -> None:  # noqa: B027 - most clouds end what they were told by themselves
+        """Wait for what an earlier run, killed since, has left under way. Called before a change looks at what is there."""
+
     def finish(self, *, last: bool) -> None:  # noqa: B027 - a cloud may have nothing to do here
         """Called after ``down``.
 

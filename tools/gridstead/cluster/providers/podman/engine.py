@@ -5,16 +5,19 @@ Everything lies apart from the machine's own podman, so neither sees the other's
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from gridstead.cluster.command import CommandError, run
+from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.host import Host
 
 DEFAULT_DATA = Path("/var/lib/gridstead/podman")
@@ -152,7 +155,34 @@ class Podman:
     def inside(self, argv: list[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
         """Run a program where podman's mounts are."""
         prefix = ["nsenter", f"--mount={self.namespace}", "--wdns=/", "--"] if self.private_namespace else []
-        return run([*prefix, *argv], timeout=timeout, stdin=stdin)
+        # podman killed half-way through a start keeps the node's address allocated for ever: it may always end what it does.
+        return run([*prefix, *argv], timeout=timeout, stdin=stdin, outlive=True)
+
+    def settle(self, cluster: str, *, seconds: float = 60.0) -> None:
+        """Wait for podman processes that still work for a cluster, left by a run that was killed.
+
+        Raises:
+            GridsteadError: one does not end.
+        """
+        deadline = time.monotonic() + seconds
+        while left := self._at_work(cluster):
+            if time.monotonic() > deadline:
+                raise GridsteadError(
+                    f"podman (process {left[0]}) has been at work for cluster {cluster} for over {seconds:.0f} s",
+                    hint=f"see what it waits for, or end it: kill {left[0]}",
+                )
+            time.sleep(0.1)
+
+    def _at_work(self, cluster: str) -> list[int]:
+        found = []
+        storage = str(DATA / "storage")
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                ours = words[0].endswith("podman") and storage in words
+                if ours and any(word.startswith((f"{cluster}-", f"gridstead-{cluster}")) for word in words):
+                    found.append(int(entry.name))
+        return found
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line of a podman call, for where podman's mounts are."""

@@ -281,7 +281,11 @@ class PodmanProvider(Provider):
     def _ensure_node(self, resource: Resource) -> None:
         node = resource.key.name
         if not self.podman.exists("container", self._container(node)):
-            self._create_node(resource)
+            try:
+                self._create_node(resource)
+            except CommandError as error:
+                hint = f"if the image {self.node_image} itself is broken, `tools/cluster image build --force` makes it anew"
+                raise GridsteadError(str(error), hint=hint) from None
         self.podman("start", self._container(node))
 
     def _create_node(self, resource: Resource) -> None:
@@ -310,12 +314,7 @@ class PodmanProvider(Provider):
             arguments += ["--volume", f"{self.volumes.share(path)}:{path}:{propagation}"]
         for port in properties["publish"]:
             arguments += ["--publish", str(port)]
-        try:
-            self.podman("create", *arguments, reference, "/sbin/init")
-        except CommandError as error:
-            raise GridsteadError(
-                str(error), hint=f"if {reference} itself is broken, `tools/cluster image build --force` makes it anew"
-            ) from None
+        self.podman("create", *arguments, reference, "/sbin/init")
 
     def _seed(self, node: str) -> Path:
         return self.base / "nodes" / node / "seed"
@@ -356,6 +355,10 @@ class PodmanProvider(Provider):
 
     def _remove(self, seed: Path) -> None:
         shutil.rmtree(seed, ignore_errors=True)
+
+    def settle(self) -> None:
+        """See :meth:`Provider.settle`."""
+        self.podman.settle(self.spec.name)
 
     def stop(self, node: str) -> None:
         """Shut a node down as its init wants it."""

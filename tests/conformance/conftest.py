@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,6 @@ import pytest
 
 from gridstead.cluster import secrets
 from gridstead.cluster.progress import Progress
-from gridstead.cluster.resources import Kind
 from gridstead.cluster.site import Site
 
 if TYPE_CHECKING:
@@ -36,12 +36,16 @@ def provider_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def _open(directory: Path, name: str, provider: str) -> Site:
+@contextmanager
+def _cluster(directory: Path, name: str, provider: str) -> Iterator[Site]:
     directory.mkdir(exist_ok=True)
     (directory / "cluster.yml").write_text(SPEC.format(name=name, provider=provider))
-    site = Site.open(directory / "cluster.yml", Progress(quiet=True))
-    secrets.ensure(site.paths)
-    return site
+    opened = Site.open(directory / "cluster.yml", Progress(quiet=True))
+    secrets.ensure(opened.paths)
+    opened.down(volumes=True, final=False)
+    yield opened
+    opened.down(volumes=True)
+    assert not opened.provider.observe()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,18 +60,12 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def site(tmp_path: Path, provider_name: str) -> Iterator[Site]:
     """A cluster of which nothing exists yet; nothing of it exists afterwards."""
-    opened = _open(tmp_path / "one", "conformance", provider_name)
-    opened.down(volumes=True, final=False)
-    yield opened
-    opened.down(volumes=True)
-    assert not opened.provider.observe()
+    with _cluster(tmp_path / "one", "conformance", provider_name) as opened:
+        yield opened
 
 
 @pytest.fixture
 def neighbour(tmp_path: Path, provider_name: str) -> Iterator[Site]:
     """Another cluster beside it."""
-    opened = _open(tmp_path / "two", "conformance-b", provider_name)
-    opened.down(volumes=True, final=False)
-    yield opened
-    opened.down(volumes=True)
-    assert not opened.provider.observe().of(Kind.NODE)
+    with _cluster(tmp_path / "two", "conformance-b", provider_name) as opened:
+        yield opened

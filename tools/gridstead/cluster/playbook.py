@@ -159,8 +159,6 @@ def _take(event: dict[str, Any], recap: Recap, progress: Progress) -> None:
             text = f"{event['host']}: {event['task']}: {_shorten(event['message'])}"
             recap.failures.append(text)
             progress.say(f"✗ {event['host']}: {event['task']}", style="red")
-        case "rescued":
-            recap.failures = [text for text in recap.failures if not text.startswith(f"{event['host']}: ")]
         case "changed":
             recap.changed.append(f"{event['host']}: {event['task']}")
             if progress.verbose:

@@ -247,9 +247,9 @@ class Site:
         if only_new:
             came = [step.key.name for step in outcome.plan.steps if step.key.kind is Kind.NODE and step.action is not Action.DELETE]
             limit = [*came, *self._servers()]
-        listing = self.inventory()
-        nodes = {node: access for node, access in self.nodes().items() if not limit or node in limit}
-        digest = seal.digest(self.paths, listing)
+        present = self.nodes()
+        nodes = {node: access for node, access in present.items() if not limit or node in limit}
+        digest = seal.digest(self.paths, inventory.build(self.spec, self.paths, present))
         with self.progress.step("compare", "every node with how it was left", silent=True):
             reasons: dict[str, list[str]] = {} if full else seal.check(self.paths, nodes, digest, self.spec.shares)
         if reasons and not limit and not any(seal.DECLARATION in differences for differences in reasons.values()):

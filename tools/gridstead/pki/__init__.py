@@ -1,0 +1,1 @@
+"""Keys and certificates of a cluster, by the ``cryptography`` package."""

@@ -8,6 +8,8 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+from gridstead.cluster.host import Host
+from gridstead.cluster.providers.podman.engine import RUNTIME, Podman
 from leftovers import leftovers
 from support import CLUSTER, cluster
 
@@ -71,3 +73,19 @@ def test_two_at_once(small: Path) -> None:
     assert second.returncode == 1
     assert f"process {first.pid}" in second.stderr
     assert "wait for it to end" in second.stderr
+
+
+def test_an_address_that_podman_never_gave_back(small: Path) -> None:
+    """What podman killed in the middle of a start leaves: a lease whose holder is gone, which no removal of a network ends."""
+    cluster("up", "--site", small, "--no-configure")
+    leases = RUNTIME / "networks" / "ipam.db"
+    before = leases.read_bytes()
+    podman = Podman(Host())
+    podman("rm", "--force", "--time", "0", "faults-worker001")
+    leases.write_bytes(before)
+    cluster("up", "--site", small, "--no-configure")
+    assert leases.read_bytes() != before
+    # The others' leases were forgotten with it: they end and start like any node.
+    cluster("stop", "--site", small)
+    cluster("up", "--site", small, "--no-configure")
+    assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []

@@ -1,4 +1,4 @@
-"""podman itself: its own storage, its own runtime directory, and a mount namespace where this machine needs one.
+"""podman itself: its own storage, its own runtime directory, its own mount namespace.
 
 Everything lies apart from the machine's own podman, so neither sees the other's containers and one ``rm -r`` ends it.
 """
@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,6 +27,11 @@ DEFAULT_DATA = Path("/var/lib/gridstead/podman")
 DATA = Path(os.environ.get("GRIDSTEAD_DATA", DEFAULT_DATA))
 #: What lives only as long as the machine is up.
 RUNTIME = Path(os.environ.get("GRIDSTEAD_RUNTIME", "/run/gridstead"))
+
+#: Where podman keeps its address leases and its DNS server's files; no setting moves it (containers/common 0.50, netavark).
+_LEASES = Path("/run/containers/networks")
+#: What podman says when an address is taken, with the holder.
+_TAKEN = re.compile(r"is already allocated to container ID ([0-9a-f]{64})")
 
 _CONTAINERS_CONF = """\
 # Written by Gridstead; read in place of the machine's own containers.conf.
@@ -68,9 +75,8 @@ class Podman:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        #: systemd in a container needs /sys/fs/cgroup to be one pure cgroup2 tree. Where the machine mounts v1
-        #: controllers there, podman runs in a mount namespace of its own that has such a tree.
-        self.private_namespace = host.cgroup != "v2"
+        #: Where podman runs: with leases of its own and, as systemd in a container needs it, with /sys/fs/cgroup as one
+        #: pure cgroup2 tree also where the machine mounts v1 controllers there.
         self.namespace = RUNTIME / "ns" / "mnt"
 
     def _forget_earlier_boot(self) -> None:
@@ -104,13 +110,13 @@ class Podman:
                 directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             text = _CONTAINERS_CONF.format(
                 networks=DATA / "networks",
-                cgroup_manager="systemd" if self.host.systemd and not self.private_namespace else "cgroupfs",
+                cgroup_manager="systemd" if self.host.systemd and self.host.cgroup == "v2" else "cgroupfs",
                 tmp=RUNTIME / "libpod",
             )
             configuration = RUNTIME / "containers.conf"
             if not configuration.exists() or configuration.read_text() != text:
                 configuration.write_text(text)
-            if self.private_namespace and not is_mounted(self.namespace):
+            if not is_mounted(self.namespace):
                 self._make_namespace()
 
     def _make_namespace(self) -> None:
@@ -121,13 +127,18 @@ class Podman:
             run(["mount", "--bind", str(directory), str(directory)])
             run(["mount", "--make-private", str(directory)])
         self.namespace.touch()
-        cgroups = "umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-        run(["unshare", f"--mount={self.namespace}", "--propagation", "private", "sh", "-c", cgroups])
+        leases = RUNTIME / "networks"
+        for path in (leases, _LEASES):
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        mounts = f"mount --bind {shlex.quote(str(leases))} {_LEASES}"
+        if self.host.cgroup != "v2":
+            mounts += " && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+        run(["unshare", f"--mount={self.namespace}", "--propagation", "private", "sh", "-c", mounts])
 
     @property
     def is_set_up(self) -> bool:
         """Whether podman can be asked; if not, nothing of any cluster runs."""
-        return (RUNTIME / "containers.conf").exists() and (not self.private_namespace or is_mounted(self.namespace))
+        return (RUNTIME / "containers.conf").exists() and is_mounted(self.namespace)
 
     def tear_down(self) -> None:
         """After the last container: end the mount namespace and what podman keeps mounted. Images stay.
@@ -142,20 +153,17 @@ class Podman:
         if not self.is_set_up or self("ps", "--all", "--quiet").strip():
             fcntl.flock(use, fcntl.LOCK_SH)
             return
-        if self.private_namespace:
-            for path in (self.namespace, self.namespace.parent):
-                while is_mounted(path):
-                    run(["umount", str(path)])
-        elif is_mounted(DATA / "storage" / "overlay"):
-            run(["umount", "--lazy", str(DATA / "storage" / "overlay")])
+        for path in (self.namespace, self.namespace.parent):
+            while is_mounted(path):
+                run(["umount", str(path)])
         shutil.rmtree(RUNTIME, ignore_errors=True)
         os.close(use)
         Podman._use = None
 
     def inside(self, argv: list[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
         """Run a program where podman's mounts are."""
-        prefix = ["nsenter", f"--mount={self.namespace}", "--wdns=/", "--"] if self.private_namespace else []
-        # podman killed half-way through a start keeps the node's address allocated for ever: it may always end what it does.
+        prefix = ["nsenter", f"--mount={self.namespace}", "--wdns=/", "--"]
+        # podman killed half-way through a start leaves a half-made node: it may always end what it does.
         return run([*prefix, *argv], timeout=timeout, stdin=stdin, outlive=True)
 
     def settle(self, cluster: str, *, seconds: float = 60.0) -> None:
@@ -209,6 +217,22 @@ class Podman:
                 return False
             raise
         return True
+
+    def start(self, container: str) -> None:
+        """Start a container; idempotent.
+
+        podman that was killed, or failed, in the middle of a start does not always give the address back, and neither the
+        container's end nor the network's does it then (seen with 4.3). All addresses of the kit are fixed by the kit, so a
+        lease whose holder is no more tells nothing: the leases are forgotten and the start tried again.
+        """
+        try:
+            self("start", container)
+        except CommandError as error:
+            taken = _TAKEN.search(str(error))
+            if taken is None or self.exists("container", taken[1]) or not self.mounts_below(_LEASES):
+                raise
+            self.inside(["rm", "-f", str(_LEASES / "ipam.db")])
+            self("start", container)
 
     def mounts_below(self, path: Path) -> list[str]:
         """Mount points at or below a path where podman's mounts are, the deepest first; one entry each mount."""

@@ -8,7 +8,10 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gridstead.cluster.command import CommandError, run
 from gridstead.cluster.errors import GridsteadError
@@ -67,15 +70,21 @@ def current_halves() -> dict[str, str]:
     return halves
 
 
-def _base_tag(release: str) -> str:
+def base_tag(release: str) -> str:
+    """The name of the base image of this checkout: Debian before any role."""
     content = repr((release, _PACKAGES, _MASKED, _SSHD, _PRESET, _sources(release)))
     return f"localhost/gridstead/base:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _node_tag(release: str) -> str:
     bake = (ROOT / "playbooks" / "bake.yml").read_text()
-    content = json.dumps([_base_tag(release), current_halves(), bake], sort_keys=True)
+    content = json.dumps([base_tag(release), current_halves(), bake], sort_keys=True)
     return f"localhost/gridstead/node:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def tags(release: str) -> set[str]:
+    """The names of the images of this checkout, built or not."""
+    return {base_tag(release), _node_tag(release)}
 
 
 def present(podman: Podman, release: str) -> bool:
@@ -110,12 +119,15 @@ def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = 
     with host_lock("image"):
         if not rebuild and podman.exists("image", tag):
             return tag
-        base = _base_tag(release)
-        if rebuild or not podman.exists("image", base):
-            with progress.step("build base image", release):
-                _build_base(podman, release, base)
-        _bake(podman, release, base, tag, progress)
-        _prune(podman, keep={tag, base})
+        with (
+            kitchen(podman, release, progress, rebuild=rebuild) as container,
+            progress.step("commit image", tag.rpartition("/")[2]),
+        ):
+            podman("stop", container, timeout=60)
+            halves = " ".join(f"{role}={digest}" for role, digest in current_halves().items())
+            change = ["--change", 'CMD ["/sbin/init"]', "--change", f'LABEL gridstead.halves="{halves}"']
+            podman("commit", "--quiet", *change, container, tag, timeout=600)
+        prune(podman, keep=tags(release))
     return tag
 
 
@@ -153,7 +165,7 @@ def _apt_settings() -> str:
 def _build_base(podman: Podman, release: str, tag: str) -> None:
     sources = _sources(release)
     suffix = "sources" if sources.lstrip().startswith("Types:") or "\nTypes:" in sources else "list"
-    with tempfile.TemporaryDirectory(prefix="gridstead-image-", dir=_scratch()) as scratch:
+    with tempfile.TemporaryDirectory(prefix="gridstead-image-", dir=scratch_directory()) as scratch:
         work = Path(scratch)
         (work / f"debian.{suffix}").write_text(sources)
         (work / "settings").write_text(_apt_settings())
@@ -196,7 +208,8 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
         podman("import", "--change", 'CMD ["/sbin/init"]', str(archive), tag, timeout=600)
 
 
-def _scratch() -> Path:
+def scratch_directory() -> Path:
+    """Where images are put together."""
     path = DATA / "tmp"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
@@ -207,34 +220,46 @@ def _copy_if_there(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
 
 
-def _bake(podman: Podman, release: str, base: str, tag: str, progress: Progress) -> None:
-    """Boot the base, run playbooks/bake.yml on it over ssh as on any node, keep the result."""
+@contextmanager
+def kitchen(
+    podman: Podman, release: str, progress: Progress, *, rebuild: bool = False, variables: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """A booted base image in which playbooks/bake.yml has run, over ssh as on any node. Taken away at the end.
+
+    Args:
+        podman: where it runs; the caller holds the host's lock ``image``.
+        release: Debian's code name.
+        progress: told what runs.
+        rebuild: build the base image even when it is there.
+        variables: what the install halves are told besides, such as that the node is no container.
+
+    Yields:
+        The container's name.
+    """
     # Imported here: a site's life builds images, and building an image is a small site's life.
     from gridstead.cluster import site as sites
-
-    directory = DATA / "bake"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / "cluster.yml").write_text(_BAKE.format(release=release))
     from gridstead.cluster.providers.podman.provider import PodmanProvider
 
+    base = base_tag(release)
+    if rebuild or not podman.exists("image", base):
+        with progress.step("build base image", release):
+            _build_base(podman, release, base)
+    directory = DATA / "bake"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     spec_file = directory / "cluster.yml"
-    kitchen = sites.Site.open(spec_file, progress)
-    kitchen.provider = PodmanProvider(kitchen.spec, SitePaths(spec_file, "bake"), host=podman.host, node_image=base)
-    kitchen.down(volumes=True, final=False)
+    spec_file.write_text(_BAKE.format(release=release))
+    site = sites.Site.open(spec_file, progress)
+    site.provider = PodmanProvider(site.spec, SitePaths(spec_file, "bake"), host=podman.host, node_image=base)
+    site.down(volumes=True, final=False)
     try:
-        kitchen.provision()
-        kitchen.play(["bake.yml"], what="bake image", variables={"bake_roles": sorted(current_halves())})
-        container = "bake-image001"
-        with progress.step("commit image", tag.rpartition("/")[2]):
-            podman("stop", container, timeout=60)
-            halves = " ".join(f"{role}={digest}" for role, digest in current_halves().items())
-            change = ["--change", 'CMD ["/sbin/init"]', "--change", f'LABEL gridstead.halves="{halves}"']
-            podman("commit", "--quiet", *change, container, tag, timeout=600)
+        site.provision()
+        site.play(["bake.yml"], what="bake image", variables={"bake_roles": sorted(current_halves()), **(variables or {})})
+        yield "bake-image001"
     finally:
-        kitchen.down(volumes=True, final=False)
+        site.down(volumes=True, final=False)
 
 
-def _prune(podman: Podman, keep: set[str]) -> None:
+def prune(podman: Podman, keep: set[str]) -> None:
     """Remove the images of earlier checkouts that no node uses."""
     for listed in podman.json("images", "--format", "json"):
         for name in listed.get("Names") or []:
@@ -247,4 +272,4 @@ def _prune(podman: Podman, keep: set[str]) -> None:
 
 def remove(podman: Podman) -> None:
     """Remove every image the kit built."""
-    _prune(podman, keep=set())
+    prune(podman, keep=set())

@@ -8,7 +8,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ class PodmanProvider(Provider):
             except CommandError as error:
                 hint = f"if the image {self.node_image} itself is broken, `tools/cluster image build --force` makes it anew"
                 raise GridsteadError(str(error), hint=hint) from None
-        self.podman("start", self._container(node))
+        self.podman.start(self._container(node))
 
     def _create_node(self, resource: Resource) -> None:
         node, properties = resource.key.name, resource.properties
@@ -302,7 +302,10 @@ class PodmanProvider(Provider):
             *("--label", f"{TAG}={self.spec.name}", "--label", f"gridstead.node={node}"),
             *("--label", f"gridstead.digest={resource.digest}", "--label", f"gridstead.address={address}"),
             *("--label", f"gridstead.baked={json.dumps(image.baked(self.podman, reference))}"),
-            *("--network", self.network, "--ip", address, "--no-hosts", "--dns-search", self.spec.domain),
+            # The hardware address follows from the address: a node made anew is reached at once, where its neighbours
+            # would ask for half a minute after the old one's.
+            *("--network", self.network, "--ip", address, "--mac-address", f"02:47:{IPv4Address(address).packed.hex(':')}"),
+            *("--no-hosts", "--dns-search", self.spec.domain),
             *("--network-alias", node, "--network-alias", f"{node}.{self.spec.domain}"),
             # systemd as init; the limits because an unprivileged parent's cannot be raised inside, and the memlock
             # and device rules because services and loop-backed volumes need them.
@@ -416,7 +419,7 @@ class PodmanProvider(Provider):
     def notices(self) -> list[str]:
         """See :meth:`Provider.notices`."""
         notes = []
-        if self.podman.private_namespace:
+        if self.host.cgroup != "v2":
             notes.append(f"cgroups are {self.host.cgroup} here: nodes run in a mount namespace with a pure cgroup2 tree")
         if self.share_mode == "directory":
             notes.append("this kernel has no NFS client: the provider shares " + ", ".join(self.spec.shares) + " itself")

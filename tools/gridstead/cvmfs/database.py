@@ -180,13 +180,17 @@ class NewDatabase:
         finally:
             self._connection.close()
 
+    def discard(self) -> None:
+        """Give it up and remove the file."""
+        self._connection.close()
+        self.file.unlink(missing_ok=True)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            self._connection.close()
-            self.file.unlink(missing_ok=True)
+            self.discard()
 
 
 PROPERTIES = "CREATE TABLE properties (key TEXT, value TEXT, CONSTRAINT pk_properties PRIMARY KEY (key))"

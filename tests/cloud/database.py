@@ -72,7 +72,6 @@ def initialise(settings: Settings, machine: Machine, supervisor: Supervisor, pas
         GridsteadError: a migration failed, with the end of what it said.
     """
     with progress.step("make databases", "MariaDB"):
-        machine.inside(["mariadb-install-db", "--user=mysql", "--auth-root-authentication-method=socket", "--skip-test-db"])
         supervisor.start(of_stages("store"), progress)
         wait_for_database(machine)
         machine.inside(["mariadb"], stdin=_schema_sql(passwords))

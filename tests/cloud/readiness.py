@@ -96,4 +96,6 @@ def failures(machine: Machine, supervisor: Supervisor, stages: tuple[str, ...]) 
         restarted = state["statename"] == "RUNNING" and state["now"] - state["start"] < 20
         if state["statename"] != "RUNNING" or restarted or any(entry.startswith(f"{service.name} ") for entry in closed):
             told.append(supervisor.failure(service.name, state))
+        elif errors := [line for line in supervisor.tail(service.name, 200) if " ERROR " in line and not line.startswith(" ")]:
+            told.append(f"service {service.name} runs, but its log says: {errors[-1][:300]}")
     return told

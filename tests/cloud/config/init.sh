@@ -12,9 +12,8 @@ mount -t proc -o nosuid,nodev,noexec proc proc
 mount -t tmpfs -o mode=755,nosuid tmpfs run
 mkdir -p run/{lock,netns,mysqld,libvirt,rabbitmq} run/lock/{nova,neutron,cinder,glance}
 chmod 1777 run/lock
-mkdir -p "$state/mysql"
 chown --reference=var/lib/rabbitmq run/rabbitmq
-chown --reference=var/lib/mysql run/mysqld "$state/mysql"
+chown --reference=var/lib/mysql run/mysqld
 
 # A way back to the host's network: the DNS forwarder asks the host's resolvers from there.
 touch run/host-net
@@ -34,9 +33,13 @@ for device in null zero full random urandom tty kvm net/tun vhost-net; do
     fi
 done
 
-# What the cloud writes lies in the state directory, not in the cached root file system.
+# What the cloud writes lies in the state directory, not in the cached root file system. It begins as the packages left it.
 for directory in mysql keystone glance nova cinder neutron libvirt; do
-    mkdir -p "var/lib/$directory" "$state/$directory"
+    if [[ ! -d $state/$directory ]]; then
+        rm -rf "$state/.$directory"
+        cp --archive "var/lib/$directory" "$state/.$directory"
+        mv "$state/.$directory" "$state/$directory"
+    fi
     mount --bind "$state/$directory" "var/lib/$directory"
 done
 mkdir -p srv/volumes var/log/gridstead "$state"/{volumes,log}

@@ -33,6 +33,8 @@ _TABLES = {
 #: Since schema revision 4.
 _OPTIONAL = {"bind_mountpoints": ("path", "sha1")}
 _UNSIGNED_32 = 1 << 32
+#: Directories above each other; a path of Linux has no more.
+_DEEPEST = 2048
 _NANOSECONDS = 10**9
 
 
@@ -141,11 +143,57 @@ class CatalogReader:
         Raises:
             FormatError: the catalogue is damaged.
         """
+        found = self.find(path)
+        return found[1] if found else None
+
+    def find(self, path: str) -> tuple[int, Entry] | None:
+        """The entry of a path with its number, when it is in this catalogue. A number is good for ``entry`` and ``page``.
+
+        Raises:
+            FormatError: the catalogue is damaged.
+        """
         inside = self._inside(path)
         rows = self._database.rows(f"SELECT {self._fields} FROM catalog WHERE md5path_1 = ? AND md5path_2 = ?", path_key(inside))  # noqa: S608  names of columns, all from this file
         if not rows:
             return None
-        return self._entry(rows[0], inside.rpartition("/")[0], inside)
+        return self._database.number(rows[0][-1]), self._entry(rows[0], inside.rpartition("/")[0], inside)
+
+    def entry(self, number: int) -> Entry | None:
+        """The entry of a number; None when there is no such one.
+
+        Raises:
+            FormatError: the catalogue is damaged, or the entry hangs on no directory.
+        """
+        names: list[bytes] = []
+        rows = self._database.rows("SELECT name, md5path_1, md5path_2, parent_1, parent_2 FROM catalog WHERE rowid = ?", (number,))
+        root = path_key(self.root_prefix)
+        while rows:
+            name, *keys = rows[0]
+            key_1, key_2, parent_1, parent_2 = map(self._database.key, keys)
+            if (key_1, key_2) == root:
+                path = "".join(f"/{os.fsdecode(name)}" for name in reversed(names))
+                return self.lookup(self.mountpoint + path)
+            if not isinstance(name, bytes) or len(names) > _DEEPEST:
+                break
+            check_name(name, self.mountpoint)
+            names.append(name)
+            query = "SELECT name, md5path_1, md5path_2, parent_1, parent_2 FROM catalog WHERE md5path_1 = ? AND md5path_2 = ?"
+            rows = self._database.rows(query, (parent_1, parent_2))
+        if not names and not rows:
+            return None
+        raise FormatError(f"{self._what} has an entry {number} that hangs on no directory")
+
+    def first_link(self, number: int) -> int:
+        """The number that stands for all names of one file: the lowest of its hardlinks, which are all in one directory.
+
+        Raises:
+            FormatError: the catalogue is damaged.
+        """
+        query = (
+            "SELECT min(other.rowid) FROM catalog AS one, catalog AS other WHERE one.rowid = ? "
+            "AND other.parent_1 = one.parent_1 AND other.parent_2 = one.parent_2 AND other.hardlinks = one.hardlinks"
+        )
+        return self._database.number(self._database.rows(query, (number,))[0][0])
 
     def listdir(self, path: str) -> list[Entry]:
         """The entries of a directory, in the order of their names, hidden ones too. For large directories there is ``page``.

@@ -125,6 +125,16 @@ class ReadOnlyDatabase:
             return value
         raise FormatError(f"{self.what} holds {value!r} where a number from 0 on belongs")
 
+    def key(self, value: object) -> int:
+        """Half of a path's key: any whole number.
+
+        Raises:
+            FormatError: it is none.
+        """
+        if isinstance(value, int):
+            return value
+        raise FormatError(f"{self.what} holds {value!r} where half of a key belongs")
+
     def close(self) -> None:
         """Close it."""
         with self._lock:
@@ -194,3 +204,20 @@ class NewDatabase:
 
 
 PROPERTIES = "CREATE TABLE properties (key TEXT, value TEXT, CONSTRAINT pk_properties PRIMARY KEY (key))"
+
+
+def update_properties(file: Path, values: Mapping[str, str]) -> None:
+    """Change properties in a database that was written before.
+
+    Raises:
+        CvmfsError: it cannot be written.
+    """
+    try:
+        connection = sqlite3.connect(str(file), isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.executemany("INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)", values.items())
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise CvmfsError(f"{file}: cannot be written: {error}") from None

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridstead.cluster.errors import InputError
-from gridstead.cluster.spec import SERVICES, Cluster, load, parse_size, write_count
+from gridstead.cluster.spec import SERVICES, Cluster, parse_size
+from gridstead.cluster.spec_file import load, write_count
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,8 @@ from gridstead.cluster.paths import ROOT
 from gridstead.cluster.progress import Progress, error_console, result_console
 from gridstead.cluster.resources import Kind
 from gridstead.cluster.site import Site, find_spec
-from gridstead.cluster.spec import Cluster, load
+from gridstead.cluster.spec import Cluster
+from gridstead.cluster.spec_file import load
 
 app = typer.Typer(
     name="cluster",
@@ -71,12 +72,13 @@ def _opened(site: str, *, quiet: bool = False, verbose: bool = False) -> Iterato
 
 
 @app.command()
-def up(
+def up(  # noqa: PLR0913, PLR0917 - one parameter an option
     site: SiteOption = "local",
     replace: Annotated[
         list[str] | None, typer.Option("--replace", help="Make this node anew (may be given again).", autocompletion=_complete_node)
     ] = None,
     configure: Annotated[bool, typer.Option("--configure/--no-configure", help="Run Ansible on the nodes.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the nodes answer; without that nothing is configured.")] = True,
     full: Annotated[bool, typer.Option("--full", help="Run Ansible even where nothing has changed since the last time.")] = False,
     check: Annotated[bool, typer.Option("--verify/--no-verify", help="Run a first real job at the end.")] = True,
     as_json: JsonOption = False,
@@ -87,8 +89,8 @@ def up(
     with _opened(site, quiet=quiet or as_json, verbose=verbose) as opened:
         for notice in opened.provider.notices():
             opened.progress.say(notice, style="dim")
-        outcome = opened.up(replace=replace or [], configure=configure, full=full)
-        job = verification.first_job(opened) if configure and check else None
+        outcome = opened.up(replace=replace or [], configure=configure, full=full, wait=wait)
+        job = verification.first_job(opened) if configure and wait and check else None
     if as_json:
         _emit(report.up_as_json(opened, outcome, job))
     elif not quiet:

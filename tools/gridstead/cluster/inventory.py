@@ -41,7 +41,7 @@ def host_variables(spec: Cluster, paths: SitePaths, node: str, access: NodeAcces
         "ansible_ssh_common_args": shlex.join(ssh_options(paths, access)),
         "ansible_python_interpreter": "/usr/bin/python3",
         "gridstead_address": access.address,
-        "gridstead_flavor": kind.flavor.model_dump(),
+        "gridstead_flavor": kind.flavor.model_dump(include={"cpus", "memory"}),
         "gridstead_volumes": [
             {
                 "name": volume.name,

@@ -79,7 +79,8 @@ def make(
 
     Returns:
         Deletions first (a leaving resource may hold what a coming one needs), then the rest. Resources marked
-        ``keep`` are never replaced or deleted: a changed one is updated in place.
+        ``keep`` are never replaced or deleted: a changed one is updated in place. What needs a node that is replaced
+        (an attachment to it) is made anew with it.
     """
     wanted = {resource.key: resource for resource in desired}
     kept = set(keep)
@@ -87,11 +88,18 @@ def make(
     steps = list(_deletions(leaving, delete_order))
     gone = frozenset(step.key for step in steps)
     replace = set(replace)
+    anew: set[Key] = set()
     for resource in desired:
         found = observed.get(resource.key)
         decision = _decide(resource, found, forced=resource.key in replace)
+        lost = [key for key in resource.needs if key in anew and key.kind is Kind.NODE]
+        if decision is None and lost:
+            # What hangs on a node goes with the node that is replaced.
+            decision = Action.CREATE, f"{lost[0]} is made anew"
         if decision is not None:
             action, why = decision
+            if action is Action.REPLACE:
+                anew.add(resource.key)
             steps.append(Step(action, resource.key, why, resource, frozenset(resource.needs) | gone))
     return Plan(_only_planned(steps))
 
@@ -116,7 +124,7 @@ def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[A
     if found.status is Status.BROKEN and not resource.keep:
         return Action.REPLACE, found.detail or "broken"
     if found.digest not in (None, resource.digest):
-        return (Action.UPDATE if resource.keep else Action.REPLACE), "declared differently"
+        return (Action.UPDATE if resource.keep or resource.in_place else Action.REPLACE), "declared differently"
     if found.status is not Status.OK:
         return Action.START, found.detail or "stopped"
     return None

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     SHARE = "share"
     VOLUME = "volume"
     PORT = "port"
+    SERVER_GROUP = "server group"
     NODE = "node"
     ATTACHMENT = "attachment"
     ADDRESS = "floating address"
@@ -52,13 +53,15 @@ class Resource:
         key: kind and name.
         properties: all that it is made from; a change of these makes the plan replace it.
         needs: resources that must be there first.
-        keep: outlives its cluster unless the operator says otherwise (volumes).
+        keep: outlives its cluster unless the operator says otherwise (volumes); what is kept is changed in place too.
+        in_place: a change of its properties is made to it as it is, instead of replacing it.
     """
 
     key: Key
     properties: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Key, ...] = ()
     keep: bool = False
+    in_place: bool = False
 
     @property
     def digest(self) -> str:

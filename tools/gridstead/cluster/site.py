@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import inventory, playbook, seal, secrets, spec
+from gridstead.cluster import inventory, playbook, seal, secrets, spec_file
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -26,8 +26,8 @@ from gridstead.cluster.providers.base import NodeAccess, Provider
 from gridstead.cluster.resources import Key, Kind, Observed, Status
 from gridstead.cluster.spec import SINGLE_SERVICES, Cluster
 
-#: Seconds in which a node that was just started must answer ssh, and one that was up all the time.
-BOOT_LIMIT, ANSWER_LIMIT = 180.0, 20.0
+#: Seconds in which a node that was up all the time must answer ssh.
+ANSWER_LIMIT = 20.0
 
 
 def find_spec(site: str) -> Path:
@@ -84,14 +84,14 @@ class Site:
         self.provider = provider or provider_for(cluster, paths)
 
     @classmethod
-    def open(cls, spec_file: Path, progress: Progress) -> Site:
+    def open(cls, declaration: Path, progress: Progress) -> Site:
         """The site of a cluster.yml.
 
         Raises:
             InputError: the file does not hold.
         """
-        cluster = spec.load(spec_file)
-        return cls(cluster, SitePaths(spec_file.absolute(), cluster.name), progress)
+        cluster = spec_file.load(declaration)
+        return cls(cluster, SitePaths(declaration.absolute(), cluster.name), progress)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -137,12 +137,13 @@ class Site:
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
-    def provision(self, replace: Iterable[str] = (), *, before_leaving: bool = True) -> Plan:
+    def provision(self, replace: Iterable[str] = (), *, before_leaving: bool = True, wait: bool = True) -> Plan:
         """Make the nodes, volumes and networks be as declared, and every node answer ssh.
 
         Args:
             replace: nodes to make anew.
             before_leaving: drain nodes that are no longer declared, first.
+            wait: until every node answers; else it is enough that the provider says that it runs.
 
         Returns:
             What was done. A node that was there and does not answer is replaced, alone, once.
@@ -163,7 +164,7 @@ class Site:
         fresh = {step.key.name for step in plan.steps if step.key.kind is Kind.NODE and step.action is not Action.DELETE}
         for node in fresh:
             (self.paths.facts / node).unlink(missing_ok=True)
-        silent = self._await_nodes(fresh)
+        silent = self._await_nodes(fresh) if wait else []
         if silent:
             self.progress.say(f"no answer from {', '.join(silent)}: made anew", style="yellow")
             again = self.provision(silent, before_leaving=False)
@@ -177,17 +178,18 @@ class Site:
             GridsteadError: a node that was just made does not answer.
         """
         observed = self.provider.observe()
-        self.provider.grant_access(observed)
+        with self.progress.step("learn", "the nodes' host keys", silent=True):
+            self.provider.grant_access(observed)
         nodes = self.provider.nodes(observed)
         self.paths.ssh_config.write_text(inventory.ssh_config(self.spec, self.paths, nodes))
         with ThreadPoolExecutor(max_workers=32) as pool:
-            limits = {node: BOOT_LIMIT if node in fresh else ANSWER_LIMIT for node in nodes}
+            limits = {node: self.provider.boot_limit if node in fresh else ANSWER_LIMIT for node in nodes}
             answers = dict(zip(nodes, pool.map(lambda node: self._answers(node, nodes[node], limits[node]), nodes), strict=True))
         silent = [node for node, answer in answers.items() if not answer]
         if dead := sorted(fresh.intersection(silent)):
             last = self.provider.console(dead[0], 10)
             raise GridsteadError(
-                f"{', '.join(dead)}: no answer over ssh after {BOOT_LIMIT:.0f} s; the last words of {dead[0]}:\n{last}",
+                f"{', '.join(dead)}: no answer over ssh after {self.provider.boot_limit:.0f} s; the last words of {dead[0]}:\n{last}",
                 hint=f"`tools/cluster logs {dead[0]}` shows more; `tools/cluster up` tries again",
             )
         return silent
@@ -224,7 +226,9 @@ class Site:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
         return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
 
-    def up(self, *, replace: Iterable[str] = (), configure: bool = True, only_new: bool = False, full: bool = False) -> Outcome:
+    def up(
+        self, *, replace: Iterable[str] = (), configure: bool = True, only_new: bool = False, full: bool = False, wait: bool = True
+    ) -> Outcome:
         """Make the site be as declared.
 
         Args:
@@ -232,12 +236,13 @@ class Site:
             configure: also run Ansible, unless every node is as it was left and what it was configured from too.
             only_new: configure only the nodes that came and the nodes that must learn of them.
             full: run Ansible in any case.
+            wait: until the nodes answer; without that nothing is configured.
         """
         began = time.monotonic()
         with self.changing():
-            plan = self.provision(replace)
+            plan = self.provision(replace, wait=wait)
             outcome = Outcome(plan, seconds={"provision": time.monotonic() - began})
-            if configure:
+            if configure and wait:
                 self._configure(outcome, only_new=only_new, full=full)
         return outcome
 
@@ -276,7 +281,7 @@ class Site:
         """
         with self.changing():
             # The file first: a run that is killed from here on is completed by `up`.
-            line = spec.write_count(self.paths.spec, kind, count)
+            line = spec_file.write_count(self.paths.spec, kind, count)
         return line, Site.open(self.paths.spec, self.progress).up(only_new=True)
 
     def down(self, *, volumes: bool = False, final: bool = True) -> Plan:

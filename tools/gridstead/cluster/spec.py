@@ -1,25 +1,18 @@
 """``cluster.yml``: what a site is made of.
 
-The models are the schema (``tools/cluster schema`` exports it for editors); :func:`load` reads a
-file and turns every mistake into an :class:`InputError` that names file, line and key.
+The models are the schema (``tools/cluster schema`` exports it for editors); ``spec_file`` reads and writes the file.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-import shutil
+from collections.abc import Iterable
 from ipaddress import IPv4Network
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-from gridstead.cluster.errors import InputError
 
 #: Services a node kind can offer; each is an inventory group, mapped to roles in playbooks/site.yml.
 SERVICES: dict[str, str] = {
@@ -51,6 +44,8 @@ _SMALLEST = {"xfs": 300 * 2**20, "ext4": 8 * 2**20}
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")]
 MountPoint = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")]
+#: A resource of the cloud, by its name or id.
+CloudName = Annotated[str, Field(min_length=1, max_length=255)]
 PublishedPort = Annotated[str, Field(pattern=r"^(\d{1,3}(\.\d{1,3}){3}:)?\d{1,5}:\d{1,5}$")]
 
 
@@ -66,7 +61,7 @@ def parse_size(text: str) -> int:
     return int(match["number"]) * _UNITS[match["unit"]]
 
 
-def _mistake(message: str, *at: str) -> PydanticCustomError:
+def _mistake(message: str, *at: str | int) -> PydanticCustomError:
     """A mistake that spans several keys, with the key to point at."""
     return PydanticCustomError("mistake", "{message}", {"message": message, "at": at})
 
@@ -85,6 +80,14 @@ class Volume(_Model):
     owner: str = "root"
     group: str = "root"
     mode: str = Field(default="0755", pattern=r"^[0-7]{4}$")
+    type: CloudName | None = Field(
+        default=None, description="The cloud's volume type; by default the cloud's own default. Not for containers."
+    )
+    id: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="An existing volume of the cloud, by its id, attached as it is and never deleted. Not for containers.",
+    )
 
     @field_validator("size")
     @classmethod
@@ -110,6 +113,9 @@ class Flavor(_Model):
 
     cpus: int = Field(default=2, ge=1, le=1024)
     memory: int = Field(default=1024, ge=256, description="Memory in MiB.")
+    name: CloudName | None = Field(
+        default=None, description="The cloud's flavor; by default its smallest with these cpus and memory. Not for containers."
+    )
 
 
 class NodeKind(_Model):
@@ -120,8 +126,19 @@ class NodeKind(_Model):
     services: tuple[str, ...] = ()
     volumes: tuple[Volume, ...] = ()
     publish: tuple[PublishedPort, ...] = Field(
-        default=(), description="Ports of the first node published on the host: [ADDRESS:]HOSTPORT:NODEPORT."
+        default=(), description="Ports of the first node published on the host: [ADDRESS:]HOSTPORT:NODEPORT. Containers only."
     )
+    public: bool = Field(default=False, description="Each node gets a floating address; the first such node is the way to the others.")
+    availability_zone: CloudName | None = Field(default=None, description="Where the nodes run; by default that of the openstack section.")
+    anti_affinity: bool = Field(default=False, description="Ask the cloud to keep these nodes on different hosts, as far as it can.")
+    root_volume: str | None = Field(default=None, description="Boot from a volume of this size, which goes with the node.")
+
+    @field_validator("root_volume")
+    @classmethod
+    def _root_volume(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_size(value)
+        return value
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -134,6 +151,9 @@ class NodeKind(_Model):
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(f"{what} {value!r} is declared twice")
+        for volume in self.volumes:
+            if volume.id and self.count > 1:
+                raise ValueError(f"volume {volume.name!r} is one existing volume; {self.count} nodes cannot all have it")
         return self
 
 
@@ -141,6 +161,11 @@ class Network(_Model):
     """The network the nodes live in."""
 
     cidr: str = Field(default="auto", description="An IPv4 network such as 10.42.0.0/24, or auto: a free one is chosen.")
+    dns: tuple[IPvAnyAddress, ...] = Field(default=(), description="Name servers for the nodes; by default the cloud's own.")
+    external: CloudName | None = Field(default=None, description="The network of floating addresses; by default the only external one.")
+    name: CloudName | None = Field(default=None, description="An existing network to use; none is made then.")
+    subnet: CloudName | None = Field(default=None, description="Which subnet of the existing network; by default its only one.")
+    router: CloudName | None = Field(default=None, description="An existing router to connect the cluster's own network to.")
 
     @field_validator("cidr")
     @classmethod
@@ -155,21 +180,83 @@ class Network(_Model):
             raise ValueError(f"{value} is not a private IPv4 network of /28 or larger, such as 10.42.0.0/24")
         return value
 
+    @model_validator(mode="after")
+    def _existing(self) -> Self:
+        if self.name is None and self.subnet is not None:
+            raise ValueError("a subnet is chosen of an existing network: give its name too")
+        if self.name is not None and self.router is not None:
+            raise ValueError("an existing network has its routers: leave router out")
+        return self
+
 
 class Image(_Model):
     """What the nodes boot from."""
 
     release: Literal["trixie", "bookworm"] = Field(default="trixie", description="Debian release, by its code name.")
+    name: CloudName | None = Field(
+        default=None, description="An image of the cloud, with cloud-init; by default the kit's own, built and uploaded when missing."
+    )
+    user: str = Field(default="debian", pattern=r"^[a-z_][a-z0-9_-]*$", description="Whom the cloud's image lets in by key, with sudo.")
+
+
+class SecurityRule(_Model):
+    """What may come in from outside; inside the cluster everything may."""
+
+    ports: str = Field(default="", description="A port such as 22 or a range such as 8000-8100; of icmp none.")
+    protocol: Literal["tcp", "udp", "icmp"] = "tcp"
+    sources: tuple[str, ...] = Field(default=("0.0.0.0/0",), min_length=1, description="The IPv4 networks it may come from.")
+    kinds: tuple[KindName, ...] = Field(default=(), description="To which nodes; by default those with public: true.")
+
+    @field_validator("sources")
+    @classmethod
+    def _sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for source in value:
+            try:
+                IPv4Network(source)
+            except ValueError as error:
+                raise ValueError(f"{error}; write networks such as 192.0.2.0/24") from None
+        return value
+
+    @model_validator(mode="after")
+    def _ports(self) -> Self:
+        if self.protocol == "icmp":
+            if self.ports:
+                raise ValueError("icmp has no ports")
+            return self
+        low, high = self.port_range
+        if not 1 <= low <= high <= 65535:
+            raise ValueError(f"{self.ports!r} is no port and no range of ports; write 22 or 8000-8100")
+        return self
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """The first and the last port; 0, 0 when there is none."""
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", self.ports)
+        return (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+
+
+class OpenStack(_Model):
+    """Which OpenStack, and where in it."""
+
+    cloud: CloudName | None = Field(default=None, description="The entry of clouds.yaml; by default what the OS_* variables say.")
+    region: CloudName | None = Field(default=None, description="The region; by default the one clouds.yaml names.")
+    availability_zone: CloudName | None = Field(default=None, description="Where nodes run; by default where the cloud puts them.")
+    volume_zone: CloudName | None = Field(default=None, description="Where volumes are; by default where the cloud puts them.")
+    config_drive: bool = Field(default=True, description="Give nodes their metadata as a drive, which works without a metadata service.")
 
 
 class Cluster(_Model):
     """A whole cluster.yml."""
 
     name: Name
-    provider: Literal["podman"] = "podman"
+    provider: Literal["podman", "openstack"] = "podman"
+    openstack: OpenStack = OpenStack()
     domain: str = Field(default="grid.test", pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")
     image: Image = Image()
     network: Network = Network()
+    security_rules: tuple[SecurityRule, ...] = Field(
+        default=(SecurityRule(ports="22"),), description="What may come in from outside, on a cloud; by default ssh to the public nodes."
+    )
     shares: tuple[MountPoint, ...] = Field(
         default=("/grid",), description="Directories of the nfs_server node that all nfs_client nodes see at the same path."
     )
@@ -179,6 +266,22 @@ class Cluster(_Model):
     nodes: dict[KindName, NodeKind] = Field(min_length=1)
 
     @model_validator(mode="after")
+    def _cloud(self) -> Self:
+        for number, rule in enumerate(self.security_rules):
+            for kind_name in rule.kinds:
+                if kind_name not in self.nodes:
+                    raise _mistake(f"no node kind {kind_name!r}{nearest(kind_name, self.nodes)}", *("security_rules", number, "kinds"))
+        if self.provider == "openstack":
+            return self
+        for what, given in (("openstack", self.openstack != OpenStack()), ("image", self.image.name is not None)):
+            if given:
+                raise _mistake(f"provider {self.provider} has no use for this; it is for provider openstack", what)
+        for kind_name, kind in self.nodes.items():
+            if any(volume.id for volume in kind.volumes):
+                raise _mistake(f"provider {self.provider} has no existing volumes; leave the id out", "nodes", kind_name, "volumes")
+        return self
+
+    @model_validator(mode="after")
     def _services(self) -> Self:
         known = {**SERVICES, **dict.fromkeys(self.extra_services, "")}
         hosts: dict[str, int] = {}
@@ -186,7 +289,7 @@ class Cluster(_Model):
             for service in kind.services:
                 if service not in known:
                     raise _mistake(
-                        f"unknown service {service!r}{_nearest(service, known)}; known: {', '.join(sorted(known))}",
+                        f"unknown service {service!r}{nearest(service, known)}; known: {', '.join(sorted(known))}",
                         *("nodes", kind_name, "services"),
                     )
                 hosts[service] = hosts.get(service, 0) + kind.count
@@ -211,132 +314,7 @@ class Cluster(_Model):
         return self.nodes[node[:-3]].services
 
 
-def _nearest(word: str, known: Any) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``, did you mean …?`` when one of the known words is near, else nothing."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f", did you mean {found[0]!r}?" if found else ""
-
-
-def _line_of(document: Any, location: tuple[str | int, ...]) -> int | None:
-    """The line (from 1) of a key in a ruamel.yaml document: of its deepest part that is there."""
-    line: int | None = None
-    for part in location:
-        try:
-            position = document.lc.item(part) if isinstance(document, CommentedSeq) else document.lc.key(part)
-            line = int(position[0]) + 1
-            document = document[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break
-    return line
-
-
-def _fields_at(location: tuple[str | int, ...]) -> dict[str, Any]:
-    """The keys known where ``location``'s last part stands, to suggest the nearest."""
-    models: dict[tuple[str, ...], type[BaseModel]] = {
-        (): Cluster,
-        ("image",): Image,
-        ("network",): Network,
-        ("nodes", "*"): NodeKind,
-        ("nodes", "*", "flavor"): Flavor,
-        ("nodes", "*", "volumes", "*"): Volume,
-    }
-    parent = location[:-1]
-    shape = tuple("*" if isinstance(part, int) or (i == 1 and parent[0] == "nodes") else part for i, part in enumerate(parent))
-    model = models.get(shape)
-    return dict(model.model_fields) if model else {}
-
-
-def _explain(error: Any, document: Any, path: Path) -> InputError:
-    location = (*(part for part in error["loc"] if part != "[key]"), *error.get("ctx", {}).get("at", ()))
-    line, message, hint = _line_of(document, location), str(error["msg"]), None
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(location)
-        message = f"unknown key{_nearest(str(location[-1]), known)}"
-        hint = f"known keys here: {', '.join(known)}" if known else None
-    elif error["type"] == "missing":
-        message = "this key is missing"
-        line = _line_of(document, location[:-1])
-    elif error["type"] == "mistake":
-        pass
-    elif error["type"] == "value_error":
-        message = message.removeprefix("Value error, ")
-    else:
-        message = f"{message[0].lower()}{message[1:]}, not {error['input']!r}"
-    return InputError(message, file=path, line=line or 1, key=".".join(map(str, location)) or None, hint=hint)
-
-
-def read_document(path: Path) -> CommentedMap:
-    """The YAML document in a file, with line numbers and comments kept.
-
-    Raises:
-        InputError: the file is missing, unreadable, no YAML, or not a mapping.
-    """
-    try:
-        document = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path, hint="give --site a name under inventories/ or a path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text: {error.reason} at byte {error.start}", file=path) from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise InputError(f"not YAML: {error.problem}", file=path, line=mark.line + 1 if mark else None) from None
-    except YAMLError as error:
-        raise InputError(f"not YAML: {error}", file=path) from None
-    if not isinstance(document, CommentedMap):
-        raise InputError("must be a mapping with the keys name, provider, nodes, …", file=path, line=1)
-    return document
-
-
-def load(path: Path) -> Cluster:
-    """Read and check a cluster.yml.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: with file, line, key and what would be right; the first mistake of the file.
-    """
-    document = read_document(path)
-    try:
-        return Cluster.model_validate(document)
-    except ValidationError as failure:
-        # An unknown key first: a misspelt key is also reported as a missing one, further up.
-        errors = sorted(failure.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        mistakes = [_explain(error, document, path) for error in errors]
-        first = mistakes[0]
-        if len(mistakes) > 1:
-            first.hint = f"{first.hint + '; ' if first.hint else ''}{len(mistakes) - 1} more mistake(s) after this one"
-        raise first from None
-
-
-def write_count(path: Path, kind: str, count: int) -> int:
-    """Set ``nodes.KIND.count`` in a cluster.yml, keeping everything else as it is written.
-
-    Args:
-        path: the file.
-        kind: the node kind.
-        count: the number of nodes wanted.
-
-    Returns:
-        The line (from 1) that holds the count.
-
-    Raises:
-        InputError: no such kind, or the file with that count is not valid; the file is untouched.
-    """
-    spec = load(path)
-    if kind not in spec.nodes:
-        raise InputError(
-            f"no node kind {kind!r}{_nearest(kind, spec.nodes)}", file=path, key="nodes", hint=f"kinds: {', '.join(spec.nodes)}"
-        )
-    document = read_document(path)
-    line, column = document["nodes"][kind].lc.value("count")
-    try:
-        Cluster.model_validate({**document, "nodes": {**document["nodes"], kind: {**document["nodes"][kind], "count": count}}})
-    except ValidationError as failure:
-        raise InputError(f"{kind}={count}: {_explain(failure.errors()[0], document, path).message}") from None
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    lines[line] = lines[line][:column] + re.sub(r"^\d+", str(count), lines[line][column:])
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text("".join(lines), encoding="utf-8")
-    shutil.copymode(path, scratch)
-    scratch.replace(path)
-    return int(line) + 1

@@ -17,3 +17,7 @@ def provider_for(spec: Cluster, paths: SitePaths) -> Provider:
             from gridstead.cluster.providers.podman.provider import PodmanProvider
 
             return PodmanProvider(spec, paths)
+        case "openstack":
+            from gridstead.cluster.providers.openstack.provider import OpenStackProvider
+
+            return OpenStackProvider(spec, paths)

@@ -44,6 +44,8 @@ class Provider(ABC):
 
     #: How many steps may be under way at once.
     parallel: int = 8
+    #: Seconds in which a node that was just started must answer.
+    boot_limit: float = 180.0
     #: Kinds in the order in which they can be taken away.
     delete_order: Sequence[Kind]
 

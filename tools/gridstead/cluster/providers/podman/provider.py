@@ -18,8 +18,9 @@ from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
 from gridstead.cluster.host import Host
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess, Provider
-from gridstead.cluster.providers.podman import image, subnet
+from gridstead.cluster.providers.podman import image
 from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, Podman
 from gridstead.cluster.providers.podman.volumes import Volumes
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status

@@ -1,0 +1,120 @@
+"""How nodes are reached: host keys from their consoles, and the way through the public node."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.paths import SitePaths
+
+#: What cloud-init writes to the console (cc_keys_to_console): the public host keys between two lines.
+_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+_KEY = re.compile(r"\b((?:ssh-|ecdsa-)[a-z0-9-]+) (AAAA[A-Za-z0-9+/=]+)")
+#: Enough of a console to hold all of a boot.
+CONSOLE_LINES = 2000
+#: Seconds between two looks at a console that does not show the keys yet.
+_PAUSE = 2.0
+#: A unix socket's path may have 108 bytes; ssh adds 17 of its own while it makes one.
+_SOCKET_PATH = 90
+
+
+def keys_on_console(text: str) -> list[str]:
+    """The host keys a console shows, as ``type base64``: those of the last boot that showed any."""
+    blocks = _KEYS.findall(text)
+    return [f"{kind} {blob}" for kind, blob in _KEY.findall(blocks[-1])] if blocks else []
+
+
+class HostKeys:
+    """The cluster's known_hosts. Every line ends with the id of the server it is of: a new server is a new host.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: dict[str, list[str]] = {}
+        for line in path.read_text().splitlines() if path.exists() else []:
+            hosts, _, rest = line.partition(" ")
+            words = rest.split()
+            if len(words) == 3 and hosts:
+                self._lines.setdefault(words[2], []).append(f"{words[0]} {words[1]}")
+
+    def knows(self, server: str) -> bool:
+        """Whether a server's keys are there."""
+        return server in self._lines
+
+    def learn(self, servers: Mapping[str, Callable[[], str]], *, limit: float) -> list[str]:
+        """Read the host keys of servers from their consoles, as each comes to show them.
+
+        Args:
+            servers: id to a function that reads its console.
+            limit: seconds.
+
+        Returns:
+            The servers whose consoles showed none.
+        """
+        deadline = time.monotonic() + limit
+
+        def one(console: Callable[[], str]) -> list[str]:
+            while True:
+                try:
+                    keys = keys_on_console(console())
+                except GridsteadError:
+                    return []  # a cloud without consoles
+                if keys or time.monotonic() > deadline:
+                    return keys
+                time.sleep(_PAUSE)
+
+        with ThreadPoolExecutor(max_workers=min(32, len(servers) or 1)) as pool:
+            seen = dict(zip(servers, pool.map(one, servers.values()), strict=True))
+        self._lines.update({server: keys for server, keys in seen.items() if keys})
+        return [server for server, keys in seen.items() if not keys]
+
+    def write(self, hosts: Mapping[str, list[str]]) -> None:
+        """Write known_hosts anew.
+
+        Args:
+            hosts: server id to the names and addresses it is reached by; others are forgotten.
+        """
+        lines = [f"{','.join(names)} {key} {server}\n" for server, names in hosts.items() for key in self._lines.get(server, [])]
+        text = "".join(lines)
+        if self.path.exists() and self.path.read_text() == text:
+            return
+        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        scratch.write_text(text)
+        scratch.chmod(0o600)
+        scratch.replace(self.path)
+
+    def scan(self, server: str, argv: list[str]) -> None:
+        """Take a server's keys from the server itself, where its cloud shows no console.
+
+        Args:
+            server: its id.
+            argv: the ssh-keyscan to run, here or on the node that leads to it.
+        """
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+        keys = [f"{kind} {blob}" for kind, blob in _KEY.findall(done.stdout)]
+        if keys:
+            self._lines[server] = keys
+
+
+def jump(paths: SitePaths, user: str, address: str) -> tuple[str, ...]:
+    """The ssh options that lead to an inner node through the public one, over one connection for all of them."""
+    command = [
+        *("ssh", "-F", "/dev/null", "-i", str(paths.ssh_key), "-o", f"UserKnownHostsFile={paths.known_hosts}"),
+        *("-o", "GlobalKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes"),
+        *("-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10"),
+    ]
+    socket = paths.state / f"jump-{address}"
+    if len(str(socket)) < _SOCKET_PATH:
+        command += ["-o", "ControlMaster=auto", "-o", f"ControlPath={socket}", "-o", "ControlPersist=60"]
+    # The shared connection outlives the one that made it, and would hold its standard error open for a minute.
+    return ("-o", f"ProxyCommand={shlex.join(command)} -W %h:%p {user}@{address} 2>/dev/null")

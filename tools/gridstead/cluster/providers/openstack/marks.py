@@ -1,0 +1,53 @@
+"""How a cluster's resources are told from all others: by a mark that is set with their creation, never after it.
+
+Neutron's tags are set by a second call, and what a killed run created and did not tag would stay for ever; a
+description comes with the creation. Nova's and Cinder's metadata do too. Keypairs and server groups have neither: their
+names say it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from gridstead.cluster.resources import Key, Kind, Resource
+
+_DESCRIPTION = re.compile(r"^gridstead:(?P<cluster>[^:]+):(?P<kind>[^:]+):(?P<name>[^:]+):(?P<digest>[^:]*)$")
+
+
+class Mark(NamedTuple):
+    """What a resource of ours says of itself."""
+
+    cluster: str
+    key: Key
+    digest: str
+
+
+def name(cluster: str, part: str = "") -> str:
+    """A resource's name in the cloud."""
+    return f"gridstead-{cluster}-{part}" if part else f"gridstead-{cluster}"
+
+
+def description(cluster: str, resource: Resource) -> str:
+    """The description a network resource is created with."""
+    return f"gridstead:{cluster}:{resource.key.kind}:{resource.key.name}:{resource.digest}"
+
+
+def metadata(cluster: str, resource: Resource) -> dict[str, str]:
+    """The metadata a server or volume is created with."""
+    return {"gridstead.cluster": cluster, "gridstead.name": resource.key.name, "gridstead.digest": resource.digest}
+
+
+def of_description(text: str | None) -> Mark | None:
+    """What a description says, when it is one of ours."""
+    match = _DESCRIPTION.match(text or "")
+    if match is None or match["kind"] not in set(Kind):
+        return None
+    return Mark(match["cluster"], Key(Kind(match["kind"]), match["name"]), match["digest"])
+
+
+def of_metadata(kind: Kind, data: dict[str, Any] | None) -> Mark | None:
+    """What metadata says, when it is ours."""
+    if not data or "gridstead.cluster" not in data or "gridstead.name" not in data:
+        return None
+    return Mark(data["gridstead.cluster"], Key(kind, data["gridstead.name"]), data.get("gridstead.digest", ""))

@@ -1,0 +1,424 @@
+"""The OpenStack provider: a cluster as servers, volumes and a network of its own in a project."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network
+from typing import Any
+
+from gridstead.cluster import secrets
+from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.paths import SitePaths
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers import subnet
+from gridstead.cluster.providers.base import NodeAccess, Provider
+from gridstead.cluster.providers.openstack import access, marks, preflight
+from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError
+from gridstead.cluster.providers.openstack.images import Images
+from gridstead.cluster.providers.openstack.listing import Listing, Sight
+from gridstead.cluster.providers.openstack.network import Networking
+from gridstead.cluster.providers.openstack.servers import Recipe, Servers
+from gridstead.cluster.providers.openstack.volumes import Volumes, gibibytes
+from gridstead.cluster.providers.podman.image import current_halves
+from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
+from gridstead.cluster.spec import Cluster, NodeKind, parse_size
+
+#: The group of all nodes: inside it everything may pass.
+INSIDE = "inside"
+#: MiB that a guest's kernel keeps of its memory before Linux counts it; and the part of all memory that goes the same way.
+_KERNEL_MEMORY, _KERNEL_SHARE = 64, 32
+
+
+class OpenStackProvider(Provider):
+    """Servers of one project of one cloud.
+
+    Args:
+        spec: the cluster.
+        paths: where its secrets are.
+        cloud: the connection; by default to what the declaration names.
+    """
+
+    # Most of a step is waiting; how many calls are under way at once is bounded where they are made.
+    parallel = 48
+    boot_limit = 900.0
+    delete_order = (
+        *(Kind.ADDRESS, Kind.NODE, Kind.ATTACHMENT, Kind.PORT, Kind.VOLUME, Kind.ROUTER, Kind.NETWORK),
+        *(Kind.SECURITY_GROUP, Kind.SERVER_GROUP, Kind.KEYPAIR),
+    )
+
+    def __init__(self, spec: Cluster, paths: SitePaths, *, cloud: Cloud | None = None) -> None:
+        self.spec, self.paths = spec, paths
+        self.cloud = cloud or Cloud(spec.openstack)
+        self.catalogue = preflight.Catalogue(self.cloud, spec)
+        self.images = Images(self.cloud, spec.image)
+        self.networking = Networking(self.cloud, spec.name)
+        self.volumes = Volumes(self.cloud, spec.name)
+        self.servers = Servers(self.cloud, spec.name, spec.domain, self._fault)
+        self.own_network = spec.network.name is None
+        self._name = marks.name(spec.name)
+        self._sight = Sight(spec, self.cloud, Listing())
+        self._seen: Observed | None = None
+        self._lock = threading.Lock()
+
+    def _fault(self, server: str) -> str:
+        return self._sight.fault(server)
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def observe(self) -> Observed:
+        """All of the cluster, from ten list calls."""
+        self._sight = Sight(self.spec, self.cloud, Listing.take(self.cloud))
+        self._seen = Observed(self._sight.found)
+        return self._sight.found
+
+    def _found(self, key: Key) -> Found | None:
+        """A resource as it was seen last; whoever makes or deletes it keeps this true."""
+        return self._sighted().get(key)
+
+    def _sighted(self) -> Observed:
+        seen = self._seen
+        if seen is None:
+            seen = self.observe()
+            self._seen = seen
+        return seen
+
+    def _remember(self, resource: Resource, identity: str, **data: Any) -> None:
+        with self._lock:
+            seen = self._sighted()
+            before = seen.get(resource.key)
+            merged = {**(before.data if before else {}), **data}
+            seen[resource.key] = Found(resource.key, Status.OK, resource.digest, identity, data=merged)
+
+    def _id(self, key: Key) -> str:
+        found = self._found(key)
+        if found is None:
+            raise GridsteadError(
+                f"{key} is not there, and is needed", hint="someone else deletes things here; `tools/cluster up` makes it again"
+            )
+        return found.id
+
+    # -- what should be there --------------------------------------------------------------------------------------
+
+    def desired(self, observed: Observed) -> list[Resource]:
+        """See :meth:`Provider.desired`."""
+        names = self.spec.node_names()
+        keypair = Resource(
+            Key(Kind.KEYPAIR, self._name), {"public_key": secrets.public_of(self.paths.ssh_key)} if self.paths.ssh_key.exists() else {}
+        )
+        inside = Resource(Key(Kind.SECURITY_GROUP, INSIDE), {"rules": [{"inside": True}]}, in_place=True)
+        resources = [keypair, inside, *self._network(observed)]
+        ways = tuple(resource.key for resource in resources if resource.key.kind in (Kind.NETWORK, Kind.ROUTER))
+        groups = {kind: rules for kind in self.spec.nodes if (rules := self._rules(kind))}
+        resources += [Resource(Key(Kind.SECURITY_GROUP, kind), {"rules": rules}, in_place=True) for kind, rules in groups.items()]
+        resources += [Resource(Key(Kind.SERVER_GROUP, kind)) for kind, it in self.spec.nodes.items() if it.anti_affinity and it.count]
+        address = self._addresses(observed, resources)
+        for node, kind_name in names.items():
+            kind = self.spec.nodes[kind_name]
+            member = [INSIDE, *([kind_name] if kind_name in groups else [])]
+            network = tuple(key for key in ways if key.kind is Kind.NETWORK)
+            port = Resource(
+                Key(Kind.PORT, node),
+                {"address": address.get(node), "groups": member},
+                needs=(*network, *(Key(Kind.SECURITY_GROUP, name) for name in member)),
+                in_place=True,
+            )
+            group = (Key(Kind.SERVER_GROUP, kind_name),) if kind.anti_affinity else ()
+            server = Resource(Key(Kind.NODE, node), self._server(kind), needs=(keypair.key, port.key, *group))
+            resources += [port, server, *self._storage(node, kind)]
+            if kind.public:
+                external = {"external": self.catalogue.external().id}
+                resources.append(Resource(Key(Kind.ADDRESS, node), external, needs=(port.key, *ways), in_place=True))
+        return resources
+
+    def _network(self, observed: Observed) -> list[Resource]:
+        if not self.own_network:
+            return []
+        present = [str(found.data["cidr"]) for found in observed.of(Kind.NETWORK).values() if "cidr" in found.data]
+        declared = self.spec.network.cidr
+        chosen = declared if declared != "auto" else present[0] if present else str(self._choose())
+        dns = [str(server) for server in self.spec.network.dns]
+        network = Resource(Key(Kind.NETWORK, self._name), {"cidr": chosen, "dns": dns}, in_place=True)
+        if not (self.spec.network.router or any(kind.public for kind in self.spec.nodes.values()) or self.spec.network.external):
+            return [network]
+        existing = self.catalogue.named("routers", self.spec.network.router).id if self.spec.network.router else None
+        external = None if existing else self.catalogue.external().id
+        router = Resource(Key(Kind.ROUTER, self._name), {"existing": existing, "external": external}, needs=(network.key,), in_place=True)
+        return [network, router]
+
+    def _choose(self) -> IPv4Network:
+        """Networks of a project are apart from each other; the size is what the declaration may grow to."""
+        chosen = subnet.choose(self.spec.name, {})
+        if len(self.spec.node_names()) > chosen.num_addresses // 2:
+            chosen = chosen.supernet(new_prefix=22)
+        return chosen
+
+    def _addresses(self, observed: Observed, resources: Iterable[Resource]) -> dict[str, str]:
+        network = next((resource for resource in resources if resource.key.kind is Kind.NETWORK), None)
+        if network is None:
+            return {}  # in someone else's network Neutron chooses
+        present = {name: str(found.data["address"]) for name, found in observed.of(Kind.PORT).items() if "#" not in name}
+        return subnet.addresses(IPv4Network(str(network.properties["cidr"])), list(self.spec.node_names()), present)
+
+    def _rules(self, kind: str) -> list[dict[str, Any]]:
+        rules = []
+        for rule in self.spec.security_rules:
+            if kind in rule.kinds or (not rule.kinds and self.spec.nodes[kind].public):
+                rules += [{"protocol": rule.protocol, "ports": list(rule.port_range), "source": source} for source in rule.sources]
+        return rules
+
+    def _server(self, kind: NodeKind) -> dict[str, Any]:
+        flavor = kind.flavor.name or kind.flavor.model_dump(include={"cpus", "memory"})
+        return {
+            "flavor": flavor,
+            "zone": kind.availability_zone or self.spec.openstack.availability_zone,
+            "root_volume": gibibytes(parse_size(kind.root_volume)) if kind.root_volume else None,
+            # The kit's own image changes with every role; a node is configured to follow, not made anew.
+            "image": self.spec.image.name,
+            "config_drive": self.spec.openstack.config_drive,
+        }
+
+    def _storage(self, node: str, kind: NodeKind) -> list[Resource]:
+        resources = []
+        for volume in kind.volumes:
+            name = f"{node}-{volume.name}"
+            needs: tuple[Key, ...] = (Key(Kind.NODE, node),)
+            if volume.id is None:
+                properties = {"bytes": gibibytes(volume.bytes) * 2**30, "type": volume.type, "zone": self.spec.openstack.volume_zone}
+                resources.append(Resource(Key(Kind.VOLUME, name), properties, keep=True))
+                needs = (Key(Kind.VOLUME, name), *needs)
+            resources.append(Resource(Key(Kind.ATTACHMENT, name), {"node": node}, needs=needs))
+        return resources
+
+    # -- checks before anything is made ----------------------------------------------------------------------------
+
+    def preflight(self, resources: Sequence[Resource]) -> None:
+        """Everything by name, and quota for all that is to be made."""
+        if any(resource.key.kind is Kind.NODE for resource in resources):
+            self.catalogue.read(["flavors", "zones"])
+        missing = [resource for resource in resources if self._found(resource.key) is None]
+        preflight.check(self.cloud, self.spec, self.catalogue, resources, missing)
+
+    def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
+        """The node image, when a node is to be made."""
+        if any(resource.key.kind is Kind.NODE for resource in resources):
+            self._image = self.images.ensure(progress)
+
+    @functools.cached_property
+    def _image(self) -> Any:
+        found = self.images.find()
+        if found is None:
+            raise GridsteadError("the node image is not in the cloud", hint="`tools/cluster image build` builds and uploads it")
+        return found
+
+    def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
+        """See :meth:`Provider.build_image`."""
+        return str(self.images.ensure(progress, rebuild=rebuild).name)
+
+    def remove_images(self) -> None:
+        """See :meth:`Provider.remove_images`."""
+        servers = self.cloud(lambda: list(self.cloud.services.compute.servers(details=True)), what="list servers")
+        self.images.remove_all({str((server.image or {}).get("id")) for server in servers})
+
+    # -- making and taking away ------------------------------------------------------------------------------------
+
+    def ensure(self, resource: Resource) -> None:
+        """See :meth:`Provider.ensure`."""
+        key = resource.key
+        found = self._found(key)
+        if found and found.status is Status.OK and found.digest in (None, resource.digest):
+            return
+        match key.kind:
+            case Kind.KEYPAIR:
+                self.servers.ensure_keypair(resource, found)
+                self._remember(resource, key.name)
+            case Kind.NETWORK:
+                network, inner = self.networking.ensure_network(resource, found)
+                self._remember(resource, network, cidr=resource.properties["cidr"], subnet=inner)
+            case Kind.ROUTER:
+                own = self._found(Key(Kind.NETWORK, self._name))
+                router = self.networking.ensure_router(resource, found, str(own.data["subnet"]) if own else "")
+                self._remember(resource, router, own=not resource.properties["existing"])
+            case Kind.SECURITY_GROUP:
+                self._remember(resource, self.networking.ensure_security_group(resource, found))
+            case Kind.SERVER_GROUP:
+                self._remember(resource, self.servers.ensure_group(resource, found))
+            case Kind.PORT:
+                self._ensure_port(resource, found)
+            case Kind.VOLUME:
+                self._remember(resource, self.volumes.ensure(resource, found), bytes=resource.properties["bytes"])
+            case Kind.NODE:
+                self._ensure_server(resource, found)
+            case Kind.ATTACHMENT:
+                self._attach(resource)
+            case Kind.ADDRESS:
+                identity, address = self.networking.ensure_address(resource, found, self._id(Key(Kind.PORT, key.name)))
+                self._remember(resource, identity, address=address)
+            case other:
+                raise GridsteadError(f"the OpenStack provider makes no {other}")
+
+    def _ensure_port(self, resource: Resource, found: Found | None) -> None:
+        network = self._id(Key(Kind.NETWORK, self._name)) if self.own_network else self.catalogue.existing_subnet()[0].id
+        groups = [self._id(Key(Kind.SECURITY_GROUP, name)) for name in resource.properties["groups"]]
+        fixed = None if self.own_network else self.catalogue.existing_subnet()[1].id
+        port, address = self.networking.ensure_port(resource, found, network, groups, subnet=fixed)
+        self._remember(resource, port, address=address)
+
+    def _ensure_server(self, resource: Resource, found: Found | None) -> None:
+        node = resource.key.name
+        kind_name = node[:-3]
+        kind = self.spec.nodes[kind_name]
+
+        def recipe() -> Recipe:
+            group = self._id(Key(Kind.SERVER_GROUP, kind_name)) if kind.anti_affinity else None
+            return Recipe(self._image.id, self.catalogue.flavor(kind.flavor).id, group)
+
+        server = self.servers.ensure(resource, found, recipe, self._id(Key(Kind.PORT, node)))
+        self._remember(resource, server.id, state=server.status)
+
+    def _attach(self, resource: Resource) -> None:
+        name, node = resource.key.name, str(resource.properties["node"])
+        declared = next(one for one in self.spec.nodes[node[:-3]].volumes if f"{node}-{one.name}" == name)
+        volume = declared.id or self._id(Key(Kind.VOLUME, name))
+        server = self._id(Key(Kind.NODE, node))
+        self.volumes.attach(name, volume, server)
+        self._remember(resource, "", node=node, server=server, volume=volume)
+
+    def delete(self, key: Key) -> None:
+        """See :meth:`Provider.delete`."""
+        found = self._found(key)
+        if found is None:
+            return
+        match key.kind:
+            case Kind.NODE:
+                self.servers.delete(found)
+                self._forget(*(other for other, one in self._attachments() if one.data["node"] == key.name))
+            case Kind.ATTACHMENT:
+                self.volumes.detach(found)
+            case Kind.VOLUME:
+                self.volumes.delete(found)
+            case Kind.ADDRESS:
+                self.networking.delete_address(found)
+            case Kind.PORT:
+                self.networking.delete_port(found)
+            case Kind.ROUTER:
+                inner = [str(one.data["subnet"]) for one in self._sighted().of(Kind.NETWORK).values() if "subnet" in one.data]
+                self.networking.delete_router(found, inner)
+            case Kind.NETWORK:
+                self.networking.delete_network(found)
+            case Kind.SECURITY_GROUP:
+                self.networking.delete_security_group(found)
+            case Kind.SERVER_GROUP:
+                self.servers.delete_group(found)
+            case Kind.KEYPAIR:
+                self.servers.delete_keypair()
+            case other:
+                raise GridsteadError(f"the OpenStack provider makes no {other}")
+        self._forget(key)
+
+    def _attachments(self) -> list[tuple[Key, Found]]:
+        with self._lock:
+            return [(key, found) for key, found in self._sighted().items() if key.kind is Kind.ATTACHMENT]
+
+    def _forget(self, *keys: Key) -> None:
+        with self._lock:
+            for key in keys:
+                self._sighted().pop(key, None)
+
+    def stop(self, node: str) -> None:
+        """Shut a node down; its power button is what cloud and guest agree on."""
+        found = self._found(Key(Kind.NODE, node))
+        if found is not None:
+            self.servers.stop(found)
+            self._seen = None
+
+    # -- reaching nodes --------------------------------------------------------------------------------------------
+
+    def nodes(self, observed: Observed) -> dict[str, NodeAccess]:
+        """See :meth:`Provider.nodes`."""
+        servers = {name: found for name, found in observed.of(Kind.NODE).items() if "#" not in name}
+        outside = {name: str(found.data["address"]) for name, found in observed.of(Kind.ADDRESS).items() if name in servers}
+        user = self.spec.image.user
+        entry = next((outside[name] for name in self.spec.node_names() if name in outside), None)
+        current = current_halves()
+        halves = Images.halves(self._node_image(servers))
+        baked = sorted(role for role, digest in halves.items() if current.get(role) == digest)
+        result = {}
+        for node, found in servers.items():
+            variables: dict[str, Any] = {"gridstead_container": False, "gridstead_share": "nfs", "gridstead_baked": baked}
+            if found.data.get("cpus"):
+                memory = int(found.data["memory"])
+                # What Slurm is told must be there: the guest sees less than the flavor says.
+                seen = memory - _KERNEL_MEMORY - memory // _KERNEL_SHARE
+                variables["gridstead_flavor"] = {"cpus": int(found.data["cpus"]), "memory": seen}
+            result[node] = NodeAccess(
+                str(found.data["address"]),
+                outside.get(node) or str(found.data["address"]),
+                user=user,
+                running=found.status is Status.OK,
+                variables=variables,
+                volumes=self._devices(node, observed),
+                ssh_options=access.jump(self.paths, user, entry) if entry and node not in outside else (),
+            )
+        return result
+
+    def _node_image(self, servers: dict[str, Found]) -> Any:
+        """The image whose install halves the nodes have, when it is the kit's own and still there."""
+        return self.images.find() if servers else None
+
+    @staticmethod
+    def _devices(node: str, observed: Observed) -> dict[str, str]:
+        """Volumes by the name virtio gives them in the guest: the first 20 characters of their id."""
+        return {
+            name.removeprefix(f"{node}-"): f"/dev/disk/by-id/virtio-{str(found.data['volume'])[:20]}"
+            for name, found in observed.of(Kind.ATTACHMENT).items()
+            if found.data["node"] == node
+        }
+
+    def grant_access(self, observed: Observed) -> None:
+        """Know the host keys of all running nodes, from their consoles.
+
+        The ssh key came with the server, through the cloud. A cluster whose state directory was lost has a new one, that
+        no server of before lets in: those are made anew by ``up``, and keep their volumes.
+        """
+        keys = access.HostKeys(self.paths.known_hosts)
+        reached = self.nodes(observed)
+        servers = {found.id: (name, found) for name, found in observed.of(Kind.NODE).items() if name in reached}
+        unknown = {server: found for server, (_, found) in servers.items() if found.status is Status.OK and not keys.knows(server)}
+        consoles = {server: functools.partial(self._console, found) for server, found in unknown.items()}
+        silent = keys.learn(consoles, limit=self.boot_limit)
+        hosts = {
+            server: list(dict.fromkeys([reached[name].host, reached[name].address, name, f"{name}.{self.spec.domain}"]))
+            for server, (name, _) in servers.items()
+        }
+        keys.write(hosts)
+        for server in silent:
+            self._scan(keys, server, reached[servers[server][0]], reached)
+        if silent:
+            keys.write(hosts)
+
+    def _scan(self, keys: access.HostKeys, server: str, node: NodeAccess, reached: dict[str, NodeAccess]) -> None:
+        scan = ["ssh-keyscan", "-T", "5", "-t", "ed25519", node.host]
+        entry = next((one for one in reached.values() if not one.ssh_options), None)
+        keys.scan(server, [*ssh_argv(self.paths, entry), *scan] if node.ssh_options and entry else scan)
+
+    def _console(self, found: Found, lines: int = access.CONSOLE_LINES) -> str:
+        return self.cloud(lambda: self.servers.console(found, lines), what=f"read the console of {found.key.name}", conflict=True)
+
+    def console(self, node: str, lines: int) -> str:
+        """What a node wrote to its console."""
+        found = self.observe().get(Key(Kind.NODE, node))
+        if found is None:
+            raise InputError(f"no node {node}", hint="`tools/cluster list` names them")
+        try:
+            return self._console(found, lines)
+        except CloudError as error:
+            raise GridsteadError(f"this cloud shows no console of {node}: {error}") from None
+
+    def notices(self) -> list[str]:
+        """See :meth:`Provider.notices`."""
+        connection = self.cloud.connection
+        region = f", region {connection.config.region_name}" if connection.config.region_name else ""
+        return [f"cloud {connection.config.name}{region}"]

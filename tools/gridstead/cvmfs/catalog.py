@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gridstead.cvmfs.database import ReadOnlyDatabase
-from gridstead.cvmfs.digest import CATALOG, CHUNK, DIGEST_SIZE, Hash, path_key
-from gridstead.cvmfs.entry import FLAG_FILE, FLAG_LINK, Chunk, Entry, NestedRef, check_entry, check_name
+from gridstead.cvmfs.digest import CATALOG, CHUNK, DIGEST_SIZE, PLAIN, Hash, path_key
+from gridstead.cvmfs.entry import FLAG_EXTERNAL, FLAG_FILE, FLAG_LINK, Chunk, Entry, NestedRef, check_entry, check_name, hash_algorithm
 from gridstead.cvmfs.errors import FormatError
 
 if TYPE_CHECKING:
@@ -320,6 +321,31 @@ class CatalogReader:
         return NestedRef(
             self._outside(inside), Hash.parse(self._database.text(digest), CATALOG), 0 if size is None else self._database.number(size)
         )
+
+    def objects(self) -> Iterator[Hash]:
+        """All objects that its files need. For looking after a repository: nothing but the hashes is checked.
+
+        Raises:
+            FormatError: the catalogue is damaged.
+        """
+        files = f"SELECT hash, flags FROM catalog WHERE length(hash) > 0 AND flags & {FLAG_FILE} AND NOT flags & {FLAG_EXTERNAL}"  # noqa: S608  numbers from this program
+        join = "SELECT chunks.hash, flags FROM chunks JOIN catalog USING (md5path_1, md5path_2)"
+        chunks = f"{join} WHERE NOT flags & {FLAG_EXTERNAL}"
+        for query, suffix in ((files, PLAIN), (chunks, CHUNK)):
+            for digest, flags in self._database.rows(query):
+                if not isinstance(digest, bytes) or not isinstance(flags, int):
+                    raise FormatError(f"{self._what} has a hash that is none")
+                yield Hash(digest, hash_algorithm(flags, self._what), suffix)
+
+    def check_integrity(self) -> None:
+        """Check the whole file for damage; reading entries finds only damage on the way to them.
+
+        Raises:
+            FormatError: it is damaged.
+        """
+        answer = self._database.rows("PRAGMA integrity_check(1)")
+        if answer != [(b"ok",)]:
+            raise FormatError(f"{self._what} is damaged: {answer[0][0]!r}")
 
     def close(self) -> None:
         """Close it."""

@@ -180,7 +180,7 @@ class Entry(NamedTuple):
         Raises:
             FormatError: its number is none of an algorithm.
         """
-        return _by_number(ALGORITHMS, self.flags >> _HASH_SHIFT & 7, "hash algorithm", self.path)
+        return hash_algorithm(self.flags, self.path)
 
     @property
     def compression(self) -> str:
@@ -198,6 +198,15 @@ class Entry(NamedTuple):
             FormatError: they are garbage.
         """
         return xattr.parse(self.xattr_blob)
+
+
+def hash_algorithm(flags: int, where: str) -> str:
+    """The hash algorithm that an entry's flags say.
+
+    Raises:
+        FormatError: its number is none of an algorithm.
+    """
+    return _by_number(ALGORITHMS, flags >> _HASH_SHIFT & 7, "hash algorithm", where)
 
 
 def _by_number(names: tuple[str, ...], number: int, what: str, path: str) -> str:

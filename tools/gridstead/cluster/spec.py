@@ -21,13 +21,15 @@ SERVICES: dict[str, str] = {
     "slurm_accounting": "slurmdbd on MariaDB",
     "slurm_controller": "slurmctld",
     "slurm_node": "slurmd",
+    "cvmfs_stratum0": "publishes the site's own CVMFS repositories",
+    "cvmfs_client": "mounts CVMFS repositories",
     "arc_ce": "the ARC computing element (A-REX, INTERNAL interface)",
     "arc_client": "ARC's command line clients",
     "monitoring": "Prometheus and its dashboard",
 }
 
 #: Services that exactly one node of a site may offer.
-SINGLE_SERVICES = ("nfs_server", "slurm_accounting", "slurm_controller", "monitoring")
+SINGLE_SERVICES = ("nfs_server", "slurm_accounting", "slurm_controller", "cvmfs_stratum0", "monitoring")
 
 #: What a service cannot work without, anywhere in the site.
 NEEDED_SERVICES = {

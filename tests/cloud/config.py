@@ -48,6 +48,7 @@ FILES = (
     File("/etc/nova/nova.conf", "nova.conf.j2", variables=(("with_databases", True),)),
     # nova-compute speaks to the conductor and must not see the databases.
     File("/etc/nova/nova-cpu.conf", "nova.conf.j2", variables=(("with_databases", False),)),
+    File("/etc/nova/nova-real.conf", "nova-real.conf.j2"),
     *(File(f"/etc/nova/nova-{host}.conf", "nova-fake.conf.j2", variables=(("fake_host", host),)) for host in FAKE_HOSTS),
     File("/etc/neutron/neutron.conf", "neutron.conf.j2"),
     File("/etc/neutron/plugins/ml2/ml2_conf.ini", "ml2_conf.ini.j2"),
@@ -73,7 +74,13 @@ FILES = (
 
 @cache
 def kvm_works() -> bool:
-    """Whether this machine can make virtual machines: a device file alone does not say so."""
+    """Whether this machine can run virtual machines by itself. A device file alone does not say so.
+
+    Some hypervisors give their guests a /dev/kvm that makes virtual machines without the processor's help, and cannot run
+    what a PC's firmware and kernel consist of; so the processor must have that help (Intel's vmx, AMD's svm).
+    """
+    if not re.search(r"^flags\s*:.* (vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+        return False
     try:
         device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -95,7 +95,7 @@ SERVICES = (
     _program("neutron-l3-agent", "real", _NEUTRON, "/etc/neutron/l3_agent.ini"),
     _program("neutron-metadata-agent", "real", _NEUTRON, "/etc/neutron/metadata_agent.ini"),
     _wsgi("nova-metadata", "real", 8775, "nova-metadata-wsgi", 1, _NOVA),
-    _program("nova-compute-real", "real", _NOVA_CPU, program="nova-compute"),
+    _program("nova-compute-real", "real", _NOVA_CPU, "/etc/nova/nova-real.conf", program="nova-compute"),
 )
 
 

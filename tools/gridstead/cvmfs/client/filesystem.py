@@ -92,7 +92,7 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         self._environment = environment
         configuration = repository.configuration
         self._timeout = configuration.kernel_timeout
-        self._owner = (os.getuid(), os.getgid()) if configuration.claim_ownership else None
+        self._owner: tuple[int, int] | None = None
         self._handles: dict[int, OpenFile | _Listing] = {}
         self._next_handle = 1
         self._absent: set[bytes] = set()
@@ -107,6 +107,8 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         Args:
             ready: called when it can be used.
         """
+        if self._repository.configuration.claim_ownership:
+            self._owner = (os.getuid(), os.getgid())
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._signals)

@@ -27,6 +27,13 @@ _PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "python3", "python3-apt", "sudo", "ca-certificates"),
     *("iproute2", "iputils-ping", "procps", "e2fsprogs", "xfsprogs", "util-linux-extra"),
 )
+#: What dpkg leaves out of nodes, now and later; where two patterns match, the later one counts.
+_DPKG = (
+    *("force-unsafe-io", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"),
+    *("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright"),
+    # The kernel's NFS server cannot be installed without its script: its postinst calls update-rc.d.
+    *("path-exclude=/etc/init.d/*", "path-include=/etc/init.d/nfs-kernel-server"),
+)
 #: Units that cannot work in a container, or only cost boot time there.
 _MASKED = (
     *("systemd-modules-load.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount"),
@@ -72,7 +79,7 @@ def current_halves() -> dict[str, str]:
 
 def base_tag(release: str) -> str:
     """The name of the base image of this checkout: Debian before any role."""
-    content = repr((release, _PACKAGES, _MASKED, _SSHD, _PRESET, _sources(release)))
+    content = repr((release, _PACKAGES, _DPKG, _MASKED, _SSHD, _PRESET, _sources(release)))
     return f"localhost/gridstead/base:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
@@ -192,13 +199,7 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
         run(
             [
                 *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={work / 'settings'}"),
-                *(
-                    "--dpkgopt=force-unsafe-io",
-                    "--dpkgopt=path-exclude=/etc/init.d/*",
-                    "--dpkgopt=path-exclude=/usr/share/man/*",
-                    "--dpkgopt=path-exclude=/usr/share/doc/*",
-                ),
-                *("--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-exclude=/usr/share/locale/*"),
+                *(f"--dpkgopt={option}" for option in _DPKG),
                 f"--customize-hook=copy-in {' '.join(str(path) for path in tree.iterdir())} /",
                 *(f"--customize-hook={hook}" for hook in hooks),
                 *(release, str(archive), str(work / f"debian.{suffix}")),

@@ -1,0 +1,161 @@
+"""The virtual machine's image: the install halves of the roles, a kernel and cloud-init, on a disk that boots.
+
+It is made in a container that runs natively, whatever will run the machine: nothing of it is done under emulation. No device is
+needed either: mkfs.ext4 fills the file system from a directory, and the partition table and GRUB are written where they belong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridstead.cluster.command import run
+from gridstead.cluster.errors import PreflightError
+from gridstead.cluster.paths import ROOT
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers.openstack import disk, guest
+from gridstead.cluster.providers.podman import image
+from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
+
+#: Disk space to ask for before a build, bytes: base image, package cache, raw disk and compressed disk.
+BYTES_TO_BUILD = 5 * 2**30
+#: Debian package of the one program needed beyond those of the podman provider.
+PACKAGES = ("qemu-utils",)
+
+_GIB = 2**30
+#: Free space of the root file system before it grows into the machine's disk, bytes.
+_FREE = 512 * 2**20
+#: The roles' install halves make what a machine needs, in a container that is one only while they run.
+_VARIABLES = {"gridstead_container": False, "gridstead_share": "nfs"}
+
+
+@dataclass(frozen=True)
+class MachineImage:
+    """An image for virtual machines.
+
+    Args:
+        name: the name it has in clouds; another one whenever anything in it would be another.
+        path: the file (qcow2).
+        halves: the roles whose install half it holds, each with the half's digest.
+        min_disk: GiB a machine's disk must have.
+    """
+
+    name: str
+    path: Path
+    halves: Mapping[str, str]
+    min_disk: int
+
+
+def name(release: str) -> str:
+    """The name of this checkout's image, whether it is built or not."""
+    settings = [guest.PACKAGES, guest.UNMASKED, guest.GENERATORS_OFF, guest.FILES, guest.INSTALL, guest.FINISH, _FREE, _VARIABLES]
+    bake = (ROOT / "playbooks" / "bake.yml").read_text()
+    content = json.dumps([image.base_tag(release), image.current_halves(), bake, settings], sort_keys=True)
+    return f"gridstead-node-{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _directory() -> Path:
+    return DATA / "machine"
+
+
+def find(release: str) -> MachineImage | None:
+    """The image of this checkout, or None where it is not built."""
+    path = _directory() / f"{name(release)}.qcow2"
+    return MachineImage(path.stem, path, image.current_halves(), -(-_virtual_size(path) // _GIB)) if path.exists() else None
+
+
+def _virtual_size(path: Path) -> int:
+    """Bytes of the disk in a qcow2 file (docs/interop/qcow2.txt of QEMU: header, bytes 24 to 31)."""
+    with path.open("rb") as stream:
+        header = stream.read(32)
+    return int.from_bytes(header[24:32], "big")
+
+
+def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = False) -> MachineImage:
+    """The image of this checkout, built when it is not there.
+
+    Args:
+        podman: where it is built.
+        release: Debian's code name.
+        progress: told what runs.
+        rebuild: build it even when it is there.
+
+    Raises:
+        GridsteadError: the build failed; an image that was there is still there.
+    """
+    with host_lock("image"):
+        if not rebuild and (found := find(release)):
+            return found
+        if shutil.which("qemu-img") is None:
+            raise PreflightError("qemu-img is missing; it writes the image of the virtual machines", hint="apt-get install qemu-utils")
+        _build(podman, release, progress, rebuild=rebuild)
+        image.prune(podman, keep=image.tags(release))
+        built = find(release)
+    assert built is not None  # noqa: S101 - for mypy; _build just put it there
+    return built
+
+
+def remove(*, keep: str = "") -> None:
+    """Remove every image the kit built.
+
+    Args:
+        keep: the name of one to keep.
+    """
+    for path in _directory().glob("*.qcow2"):
+        if path.stem != keep:
+            path.unlink()
+
+
+def _build(podman: Podman, release: str, progress: Progress, *, rebuild: bool) -> None:
+    target = _directory() / f"{name(release)}.qcow2"
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    root_id = str(uuid.uuid5(uuid.NAMESPACE_DNS, target.stem))
+    with (
+        tempfile.TemporaryDirectory(prefix="gridstead-machine-", dir=image.scratch_directory()) as directory,
+        image.kitchen(podman, release, progress, rebuild=rebuild, variables=_VARIABLES) as container,
+    ):
+        scratch = Path(directory)
+        with progress.step("install kernel and cloud-init", release):
+            _write_files(scratch / "tree", root_id)
+            podman("cp", f"{scratch / 'tree'}/.", f"{container}:/")
+            script = guest.INSTALL.replace("{unmasked}", " ".join(guest.UNMASKED)).replace("{generators}", " ".join(guest.GENERATORS_OFF))
+            podman("exec", container, "sh", "-c", script, "install", *guest.PACKAGES, timeout=900)
+            podman("stop", container, timeout=60)
+        with progress.step("write disk", target.stem):
+            mounted = podman("mount", container).strip()
+            podman.inside(["sh", "-c", guest.FINISH, "finish", mounted])
+            raw = _write_disk(podman, Path(mounted), scratch, root_id)
+            podman("umount", container)
+        with progress.step("compress disk", target.stem):
+            packed = scratch / "disk.qcow2"
+            run(["qemu-img", "convert", "-c", "-m", "4", "-W", "-O", "qcow2", str(raw), str(packed)], timeout=900)
+        packed.chmod(0o644)
+        packed.replace(target)
+    remove(keep=target.stem)
+
+
+def _write_files(tree: Path, root_id: str) -> None:
+    for target, text in guest.FILES.items():
+        path = tree / target
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.write_text(text.replace(guest.ROOT_UUID, root_id))
+        path.chmod(0o755 if text.startswith("#!") else 0o644)
+
+
+def _write_disk(podman: Podman, root: Path, scratch: Path, root_id: str) -> Path:
+    """A raw disk with a partition table, GRUB, and one partition that holds what is below ``root`` (as podman's namespace sees it)."""
+    raw = scratch / "disk.raw"
+    for part in ("boot.img", "core.img"):
+        podman.inside(["mv", str(root / "boot/grub" / part), str(scratch / part)])
+    used = int(podman.inside(["du", "--summarize", "--one-file-system", "--block-size=1", str(root)]).split()[0])
+    layout = disk.Layout(size=-(-(used + _FREE) // _GIB) * _GIB, identity=uuid.UUID(root_id))
+    layout.write(raw, (scratch / "boot.img").read_bytes(), (scratch / "core.img").read_bytes())
+    options = ["-F", "-q", "-L", "gridstead", "-U", root_id, "-m", "1", "-E", f"offset={layout.root_start}", "-d", str(root)]
+    podman.inside(["mkfs.ext4", *options, str(raw), f"{layout.root_size // 1024}k"], timeout=600)
+    return raw

@@ -85,7 +85,8 @@ class ReadOnlyDatabase:
         with self._lock:
             try:
                 return self._connection.execute(query, values).fetchall()
-            except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
+            except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeDecodeError) as error:
+                # The last: SQLite's message may repeat what is in the file.
                 raise FormatError(f"{self.what} is damaged: {error}") from None
 
     def properties(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from cloud import root as roots
 from cloud import seed
@@ -51,18 +52,18 @@ def prepare_state(settings: Settings, passwords: dict[str, str]) -> None:
         return
     discard_state(settings)
     partial = settings.data / "state.new"
-    subprocess.run(["rm", "-rf", str(partial)], check=True)
+    subprocess.run(roots.bound("rm", "-rf", str(partial)), check=True)
     partial.mkdir(mode=0o700)
     template = settings.template / _STAMP
     if template.exists() and template.read_text() == wanted:
-        subprocess.run(["cp", "--archive", "--reflink=auto", f"{settings.template}/.", str(partial)], check=True)
+        _copy(f"{settings.template}/.", partial)
     partial.rename(settings.state)
 
 
 def discard_state(settings: Settings) -> None:
     """Remove all that the cloud has written. The stamp goes first: what is left of a killed removal counts as nothing."""
     (settings.state / _STAMP).unlink(missing_ok=True)
-    subprocess.run(["rm", "-rf", "--one-file-system", str(settings.state)], check=True)
+    subprocess.run(roots.bound("rm", "-rf", "--one-file-system", str(settings.state)), check=True)
 
 
 def initialise(settings: Settings, machine: Machine, supervisor: Supervisor, passwords: dict[str, str], progress: Progress) -> None:
@@ -151,10 +152,14 @@ def _nova_neutron(machine: Machine, progress: Progress) -> None:
 
 def _keep(settings: Settings, wanted: str) -> None:
     partial = settings.data / "template.new"
-    subprocess.run(["rm", "-rf", str(partial), str(settings.template)], check=True)
+    subprocess.run(roots.bound("rm", "-rf", str(partial), str(settings.template)), check=True)
     partial.mkdir(mode=0o700)
     for name in _KEPT:
-        subprocess.run(["cp", "--archive", "--reflink=auto", str(settings.state / name), str(partial / name)], check=True)
+        _copy(settings.state / name, partial / name)
     (partial / _STAMP).write_text(wanted)
     partial.rename(settings.template)
     (settings.state / _STAMP).write_text(wanted)
+
+
+def _copy(source: Path | str, target: Path) -> None:
+    subprocess.run(roots.bound("cp", "--archive", "--reflink=auto", str(source), str(target)), check=True)

@@ -22,22 +22,27 @@ from gridstead.cluster.paths import ROOT
 from gridstead.cluster.progress import Progress
 
 #: Programs of this machine, each of a package that tools/requirements.apt names.
-_PROGRAMS = ("mmdebstrap", "ip", "iptables", "nsenter", "unshare", "cp")
+_PROGRAMS = ("mmdebstrap", "ip", "iptables", "nsenter", "unshare", "setpriv")
 _BASE = ("store", "identity", "api")
 
 
 @contextmanager
 def locked(settings: Settings, progress: Progress) -> Iterator[None]:
     """Held by one `up` or `down` of this cloud at a time; the next one waits."""
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings.data.chmod(0o700)
-    with (settings.data / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with progress.step("wait for", "another run of tests/cloud/cloud", silent=True):
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    path = settings.data / "lock"
+    while True:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.data.chmod(0o700)
+        with path.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with progress.step("wait for", "another run of tests/cloud/cloud", silent=True):
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+            # `down --purge` takes the file away with the rest; a lock on it then is no lock on the next one.
+            if path.exists() and os.fstat(stream.fileno()).st_ino == path.stat().st_ino:
+                yield
+                return
 
 
 def require_root() -> None:
@@ -147,4 +152,4 @@ def down(settings: Settings, progress: Progress, *, purge: bool = False) -> None
         if purge:
             with progress.step("remove", "caches and passwords", silent=True):
                 root.purge(settings)
-                subprocess.run(["rm", "-rf", "--one-file-system", str(settings.data)], check=True)
+                subprocess.run(root.bound("rm", "-rf", "--one-file-system", str(settings.data)), check=True)

@@ -157,11 +157,14 @@ class Supervisor:
         return set(changed)
 
     def stop(self, names: Iterable[str]) -> None:
-        """Stop services that run; returns once they have ended."""
+        """Stop services that run, all at once; returns when they have ended."""
         states = self.states()
-        for name in names:
-            if states[name]["statename"] in ("RUNNING", "STARTING", "BACKOFF"):
-                self._rpc.stopProcess(name)
+        stopping = [name for name in names if states[name]["statename"] in ("RUNNING", "STARTING", "BACKOFF")]
+        for name in stopping:
+            self._rpc.stopProcess(name, False)
+        # supervisord itself kills what does not end within stopwaitsecs.
+        while any(state["pid"] for name, state in self.states().items() if name in stopping):
+            time.sleep(0.1)
 
     def start(self, wanted: Collection[Service], progress: Progress, settle: float = 90) -> None:
         """Start those that do not run; returns once supervisord calls all of them running and their ports answer.

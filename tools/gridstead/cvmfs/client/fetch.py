@@ -234,7 +234,7 @@ class Downloader:
         self.statistics = Statistics()
         self._clock = clock
         self._pool = _Pool()
-        self._tls = ssl.create_default_context()
+        self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
         self._offline_until = 0.0
         self._backoff = 0.0
@@ -403,6 +403,8 @@ class Downloader:
         target = server if proxy == DIRECT else urlsplit(proxy)
         hostname = target.hostname or ""
         if server.scheme == "https":
+            # Made when it is needed: it reads all of the host's certificates.
+            self._tls = self._tls or ssl.create_default_context()
             connection = http.client.HTTPSConnection(hostname, target.port, timeout=timeout, context=self._tls)
             if proxy != DIRECT:
                 connection.set_tunnel(server.hostname or "", server.port or 443, _credentials(proxy))
@@ -430,6 +432,7 @@ class Downloader:
             raise _BrokenTransferError(f"transfer broken: {_words(error)}") from None
         if response.length:
             raise _BrokenTransferError(f"transfer broken: {response.length} bytes are missing")
+        response.close()  # the answer, not the connection: that can take the next request now
 
 
 class _BrokenTransferError(Exception):

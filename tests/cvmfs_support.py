@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -15,16 +17,32 @@ from gridstead.cvmfs.publish.catalogs import opened
 from gridstead.cvmfs.publish.layout import Layout
 from gridstead.cvmfs.publish.repository import Repository
 from gridstead.cvmfs.publish.settings import Settings
+from gridstead.pki import files, rsa
 
 FQRN = "sw.grid.test"
 #: Small, so that a small file comes out in chunks.
 CHUNK = 64 * 1024
 
 
+@functools.cache
+def _key(number: int) -> bytes:  # noqa: ARG001  the cache tells keys apart by it
+    return rsa.private_pem(rsa.new_key())
+
+
+_numbers = itertools.count()
+
+
 def make(prefix: Path, fqrn: str = FQRN, **settings: object) -> Repository:
-    """A new repository below a directory."""
+    """A new repository below a directory. Its keys are other ones than those of the repository made before."""
+    layout = Layout(fqrn, prefix)
+    layout.keys.mkdir(parents=True, exist_ok=True)
+    # Making keys takes longer than all else.
+    pair = next(_numbers) % 2 * 2
+    for number, file in enumerate((layout.master_key, layout.repository_key)):
+        if not file.exists():
+            files.write(file, _key(pair + number))
     chosen = {"avg_chunk_size": CHUNK, **settings}
-    return operations.create(Layout(fqrn, prefix), Settings(fqrn, **chosen), {"description": "of a test"})  # type: ignore[arg-type]
+    return operations.create(layout, Settings(fqrn, **chosen), {"description": "of a test"})  # type: ignore[arg-type]
 
 
 def grow(tree: Path) -> Path:

@@ -90,8 +90,6 @@ def _abort(arguments: argparse.Namespace) -> int:
 
 def _publish(arguments: argparse.Namespace) -> int:
     repository = _repository(arguments)
-    if arguments.directory is not None and not arguments.directory.is_dir():
-        raise InputError(f"{arguments.directory} is no directory")
     tag = Tag(arguments.tag, Hash(bytes(20)), 0, 0, arguments.message) if arguments.tag else None
     report = operations.publish(repository, arguments.directory, tag)
     text = f"revision {report.revision}: {report.files} files, {report.read} of them read, {report.objects} new objects of {report.bytes} bytes"

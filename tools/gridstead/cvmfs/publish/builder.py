@@ -27,7 +27,7 @@ from gridstead.cvmfs.entry import (
     NestedRef,
     file_flags,
 )
-from gridstead.cvmfs.errors import CvmfsError, InputError
+from gridstead.cvmfs.errors import CvmfsError
 from gridstead.cvmfs.publish.catalogs import opened
 from gridstead.cvmfs.publish.content import Content, ContentWriter
 from gridstead.cvmfs.publish.dirtab import MARKER_NAME, Dirtab
@@ -157,8 +157,6 @@ class Builder:
             status = os.lstat(source)
         except OSError as error:
             raise CvmfsError(f"{source} cannot be read: {error.strerror}") from None
-        if not stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{source} is no directory")
         root = _Name("", str(source), status)
         try:
             return self._catalog(root, "", self._list(root.file, ""), before, before_ref)

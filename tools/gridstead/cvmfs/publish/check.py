@@ -13,7 +13,7 @@ from gridstead.cvmfs.catalog_writer import Counters
 from gridstead.cvmfs.digest import Hash
 from gridstead.cvmfs.entry import Entry, Kind, NestedRef
 from gridstead.cvmfs.errors import CvmfsError
-from gridstead.cvmfs.objects import unpack
+from gridstead.cvmfs.objects import SMALL_OBJECT
 from gridstead.cvmfs.publish.catalogs import opened
 from gridstead.cvmfs.publish.dirtab import MARKER_NAME
 from gridstead.cvmfs.publish.repository import Repository
@@ -55,7 +55,7 @@ def check(repository: Repository) -> Findings:
     manifest = signed.manifest
 
     def trust() -> None:
-        certificate = unpack((repository.store.web / manifest.certificate.path).read_bytes(), manifest.certificate)
+        certificate = b"".join(repository.store.blocks(manifest.certificate, limit=SMALL_OBJECT))
         signed.verify(repository.layout.fqrn, certificate, repository.whitelist())
 
     with repository.reading() as scratch, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

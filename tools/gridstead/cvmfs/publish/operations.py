@@ -208,6 +208,8 @@ def publish(repository: Repository, source: Path | None = None, tag: Tag | None 
     """
     began = time.monotonic()
     layout, settings = repository.layout, repository.settings
+    if source is not None and not source.is_dir():
+        raise InputError(f"{source} is no directory")
     with layout.locked():
         if source is None:
             if not repository.in_transaction:

@@ -33,6 +33,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from cloud.passwords import write_private
+
 #: Headers of one connection (RFC 9110, 7.6.1), and those the proxy sets itself.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "host", "date")
@@ -425,8 +427,8 @@ def cloud(clouds_yaml: Path, name: str) -> Iterator[FaultyCloud]:
     bases = {_base(endpoint["url"]): service["type"] for service in catalog for endpoint in service["endpoints"]}
     bases[_base(auth_url)] = "identity"
     with Proxy({kind: base for base, kind in bases.items()}) as proxy, tempfile.TemporaryDirectory(prefix="gridstead-faulty-") as scratch:
-        copy = Path(scratch) / "clouds.yaml"  # the directory is its owner's alone, and so the passwords in it
-        copy.write_text(proxy.rewrite(clouds_yaml.read_text()))
+        copy = Path(scratch) / "clouds.yaml"
+        write_private(copy, proxy.rewrite(clouds_yaml.read_text()))
         yield FaultyCloud(proxy, copy)
 
 

@@ -138,8 +138,7 @@ class Attributes:
         manifest = self._publication.current
         if manifest is None or manifest.metainfo is None:
             return "metainfo not available"
-        found = self._store.get(Reference(manifest.metainfo, None, limit=SMALL_OBJECT))
-        return found.read(0, 64 * 1024).decode("utf-8", "surrogateescape")
+        return self._store.content(Reference(manifest.metainfo, None, limit=SMALL_OBJECT)).decode("utf-8", "surrogateescape")
 
     def _local_hash(self, entry: Entry) -> str:
         """Whether the cache holds the right bytes; unlike the official client's it is the hash of the stored object then."""

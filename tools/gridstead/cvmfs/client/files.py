@@ -81,12 +81,16 @@ class OpenFile:
         Raises:
             CvmfsError: they cannot be had.
         """
+        return b"".join(self._fetched(*span) for span in self._spans(offset, size))
+
+    def _fetched(self, index: int, start: int, length: int) -> bytes:
         for _ in range(_ATTEMPTS):
-            for index, _, _ in self._spans(offset, size):
-                self._hold(index, self._store.get(self._parts[index]))
-            data = self.now(offset, size)
-            if data is not None:
-                return data
+            found = self._store.get(self._parts[index])
+            self._hold(index, found)
+            piece = self._store.read(self._parts[index], found, start, length)
+            if piece is not None:
+                return piece
+            self._drop(index)
         raise CorruptObjectError(f"{self.entry.path}: the cache's disk gives wrong bytes again and again")
 
     def ahead(self, end: int) -> Reference | None:

@@ -79,19 +79,17 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
 
     Args:
         repository: loaded.
-        environment: variables for links.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, repository: Repository, environment: dict[str, str]) -> None:
+    def __init__(self, repository: Repository) -> None:
         super().__init__()
         self._repository = repository
         self._tree = repository.tree
-        self._environment = environment
-        configuration = repository.configuration
-        self._timeout = configuration.kernel_timeout
+        self._environment = repository.configuration.environment
+        self._timeout = repository.configuration.kernel_timeout
         self._owner: tuple[int, int] | None = None
         self._handles: dict[int, OpenFile | _Listing] = {}
         self._next_handle = 1
@@ -393,8 +391,7 @@ def serve(repository: Repository, mountpoint: str, before: Callable[[], None], r
     options = {"ro", "nosuid", "nodev", "noatime", "allow_other", f"fsname={configuration.fqrn}", "subtype=gridstead-cvmfs"}
     if configuration.check_permissions:
         options.add("default_permissions")
-    environment = {**os.environ, **configuration.environment}
-    filesystem = Filesystem(repository, environment)
+    filesystem = Filesystem(repository)
     pyfuse3.init(filesystem, mountpoint, options)
     try:
         before()

@@ -145,8 +145,7 @@ class Publication:
         return manifest
 
     def _certificate(self, signed: SignedManifest) -> bytes:
-        found = self._store.get(Reference(signed.manifest.certificate, None, limit=SMALL_OBJECT))
-        return found.read(0, found.size)
+        return self._store.content(Reference(signed.manifest.certificate, None, limit=SMALL_OBJECT))
 
     def _fetch_whitelist(self) -> Whitelist:
         loaded: list[bytes] = []

@@ -143,6 +143,19 @@ class Store:
             self.drop(reference)
             return None
 
+    def content(self, reference: Reference) -> bytes:
+        """All bytes of a small object.
+
+        Raises:
+            CvmfsError: it cannot be had.
+        """
+        for _ in range(2):
+            found = self.get(reference)
+            data = self.read(reference, found, 0, found.size)
+            if data is not None:
+                return data
+        raise CorruptObjectError(f"object {reference.hash.path}: the cache's disk gives wrong bytes again and again")
+
     def _keep(self, key: Hash, found: Object) -> None:
         with self._lock:
             old = self._open.pop(key, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -171,3 +172,24 @@ def _host(variables: dict[str, Any]) -> Any:
         controlpath=f"{sockets}/%%C",
         sudo=bool(variables.get("ansible_become")),
     )
+
+
+def killed_after(steps: int, *arguments: str | Path) -> bool:
+    """Run tools/cluster and kill -9 it, with all it started, after so many finished steps; False when it ended before."""
+    process = subprocess.Popen(
+        [str(CLUSTER), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None, "stderr=PIPE makes it one"
+    done = 0
+    with process.stderr:
+        for line in process.stderr:
+            done += "✓" in line
+            if done >= steps:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    return process.wait(timeout=60) == -signal.SIGKILL

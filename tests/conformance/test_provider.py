@@ -1,4 +1,4 @@
-"""What every provider must do, whatever its cloud. See gridstead.cluster.providers.base.Provider."""
+"""What every provider must do, whatever its cloud (--provider). See gridstead.cluster.providers.base.Provider."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from gridstead.cluster.inventory import ssh_argv
 from gridstead.cluster.plan import Action
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.resources import Key, Kind, Status
+from gridstead.cluster.site import Site
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from gridstead.cluster.site import Site
 
 DATA = "/dev/disk/by-id"
 
@@ -28,6 +27,11 @@ def on(site: Site, node: str, command: str) -> str:
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{node}: {command}: exit {done.returncode}: {done.stderr}"
     return done.stdout.strip()
+
+
+def answers(site: Site) -> bool:
+    """Whether the nodes run something that can be asked."""
+    return type(site) is Site
 
 
 def ids(site: Site) -> dict[Key, str]:
@@ -59,6 +63,7 @@ def test_a_second_run_makes_nothing_twice(site: Site) -> None:
     assert ids(site) == before
 
 
+@pytest.mark.usefixtures("answering")
 def test_nodes_answer_with_their_own_names_and_reach_each_other(site: Site) -> None:
     site.provision()
     for node, access in site.nodes().items():
@@ -68,24 +73,32 @@ def test_nodes_answer_with_their_own_names_and_reach_each_other(site: Site) -> N
     on(site, "worker001", "ping -c1 -W5 worker002")
 
 
+@pytest.mark.usefixtures("answering")
 def test_a_volume_is_found_by_its_id_and_has_its_size(site: Site) -> None:
     site.provision()
     device = site.access("server001").volumes["data"]
     assert device.startswith(DATA)
-    assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 400 * 2**20
+    assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 2**30
 
 
 def test_a_volume_outlives_its_node(site: Site) -> None:
     site.provision()
     device = site.access("server001").volumes["data"]
-    on(site, "server001", f"printf 'kept across nodes' > {device}")
+    if answers(site):
+        on(site, "server001", f"printf 'kept across nodes' > {device}")
     address = site.access("server001").address
-    others = {key: value for key, value in ids(site).items() if key.name != "server001"}
+    mine = {Key(Kind.NODE, "server001"), Key(Kind.ATTACHMENT, "server001-data")}
+    others = {key: value for key, value in ids(site).items() if key not in mine}
     plan = site.provision(["server001"])
-    assert [str(step) for step in plan.steps] == ["replace node server001"]
-    assert on(site, "server001", f"head -c 17 {device}") == "kept across nodes"
+    steps = [str(step) for step in plan.steps]
+    assert steps[0] == "replace node server001"
+    assert set(steps[1:]) <= {"create attachment server001-data"}
     assert site.access("server001").address == address
-    assert {key: value for key, value in ids(site).items() if key.name != "server001"} == others
+    assert site.access("server001").volumes["data"] == device
+    assert {key: value for key, value in ids(site).items() if key not in mine} == others
+    assert not site.plan()[0]
+    if answers(site):
+        assert on(site, "server001", f"head -c 17 {device}") == "kept across nodes"
 
 
 def test_a_deleted_node_comes_back_alone(site: Site) -> None:
@@ -105,7 +118,8 @@ def test_stopped_nodes_start_again_as_they_were(site: Site) -> None:
     site.provision()
     before = ids(site)
     addresses = {node: access.address for node, access in site.nodes().items()}
-    on(site, "worker001", "touch /root/still-here && sync")
+    if answers(site):
+        on(site, "worker001", "touch /root/still-here && sync")
     site.stop()
     assert {found.status for found in site.provider.observe().of(Kind.NODE).values()} == {Status.STOPPED}
     plan, _ = site.plan()
@@ -113,9 +127,11 @@ def test_stopped_nodes_start_again_as_they_were(site: Site) -> None:
     site.provision()
     assert ids(site) == before
     assert {node: access.address for node, access in site.nodes().items()} == addresses
-    on(site, "worker001", "test -e /root/still-here")
+    if answers(site):
+        on(site, "worker001", "test -e /root/still-here")
 
 
+@pytest.mark.usefixtures("answering")
 def test_a_node_reboots_by_itself(site: Site) -> None:
     site.provision()
     boot = "stat -c %Z /proc/1"
@@ -130,6 +146,7 @@ def test_a_node_reboots_by_itself(site: Site) -> None:
     pytest.fail("worker001 did not come back from a reboot")
 
 
+@pytest.mark.usefixtures("answering")
 def test_a_new_key_gets_in_after_the_state_was_lost(site: Site, state: Path) -> None:
     site.provision()
     before = ids(site)
@@ -149,18 +166,22 @@ def test_another_cluster_is_not_seen_and_not_touched(site: Site, neighbour: Site
     assert len(networks) == 2
     neighbour.down(volumes=True)
     assert ids(site) == before
-    on(site, "worker001", "true")
+    if answers(site):
+        on(site, "worker001", "true")
 
 
 def test_volumes_stay_when_the_cluster_goes(site: Site) -> None:
     site.provision()
     device = site.access("server001").volumes["data"]
-    on(site, "server001", f"printf 'kept for later' > {device} && sync")
+    if answers(site):
+        on(site, "server001", f"printf 'kept for later' > {device} && sync")
     site.down()
     left = site.provider.observe()
     assert set(left) == {Key(Kind.VOLUME, "server001-data")}
     site.provision()
-    assert on(site, "server001", f"head -c 14 {device}") == "kept for later"
+    assert site.access("server001").volumes["data"] == device
+    if answers(site):
+        assert on(site, "server001", f"head -c 14 {device}") == "kept for later"
 
 
 def test_taking_away_what_is_gone_is_well(site: Site) -> None:
@@ -175,19 +196,25 @@ def test_taking_away_what_is_gone_is_well(site: Site) -> None:
 def test_a_volume_grows_and_never_shrinks(site: Site) -> None:
     site.provision()
     device = site.access("server001").volumes["data"]
-    on(site, "server001", f"printf 'first bytes' > {device} && sync")
+    if answers(site):
+        on(site, "server001", f"printf 'first bytes' > {device} && sync")
+    else:
+        site.down()  # not every driver of a cloud extends what is attached
     spec = site.paths.spec
-    spec.write_text(spec.read_text().replace("400M", "600M"))
+    spec.write_text(spec.read_text().replace("1G", "2G"))
     larger = type(site).open(spec, Progress(quiet=True))
-    assert [str(step) for step in larger.plan()[0].steps] == ["update volume server001-data"]
+    assert "update volume server001-data" in [str(step) for step in larger.plan()[0].steps]
     larger.provision()
-    assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 600 * 2**20
-    assert on(site, "server001", f"head -c 11 {device}") == "first bytes"
-    spec.write_text(spec.read_text().replace("600M", "500M"))
+    assert larger.provider.observe()[Key(Kind.VOLUME, "server001-data")].data["bytes"] == 2 * 2**30
+    if answers(site):
+        assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 2 * 2**30
+        assert on(site, "server001", f"head -c 11 {device}") == "first bytes"
+    spec.write_text(spec.read_text().replace("2G", "1G"))
     with pytest.raises(InputError, match="never shrink"):
         type(site).open(spec, Progress(quiet=True)).provision()
 
 
+@pytest.mark.usefixtures("answering")
 def test_the_console_tells_what_a_node_said(site: Site) -> None:
     site.provision()
     on(site, "worker001", "logger --tag conformance 'a word for the journal'")

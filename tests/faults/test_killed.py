@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from typing import TYPE_CHECKING
 
 from gridstead.cluster.host import Host
 from gridstead.cluster.providers.podman.engine import RUNTIME, Podman
 from leftovers import leftovers
-from support import CLUSTER, cluster
+from support import CLUSTER, cluster, killed_after
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def killed_after(steps: int, *arguments: str | Path) -> bool:
-    """Run tools/cluster and kill -9 it, with all it started, after so many finished steps; False when it ended before."""
-    process = subprocess.Popen(
-        [str(CLUSTER), *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None, "stderr=PIPE makes it one"
-    done = 0
-    with process.stderr:
-        for line in process.stderr:
-            done += "✓" in line
-            if done >= steps:
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-    return process.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_up_and_down_killed_at_every_step(small: Path) -> None:

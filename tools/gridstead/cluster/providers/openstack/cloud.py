@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import openstack
@@ -24,8 +25,10 @@ CALLS_AT_ONCE = 8
 PAUSES = (0.3, 0.7, 1.5, 3.0, 5.0, 8.0, 12.0)
 #: Answers that may be different the next time: too many requests, and what stands between us and the service.
 PASSING = frozenset({429, 500, 502, 503, 504})
-#: Seconds for one answer.
-ANSWER_LIMIT = 60.0
+#: Seconds for one answer. A creation given up too early goes on without us, and a second one makes two.
+ANSWER_LIMIT = 300.0
+#: Seconds before we look for what a lost answer was about: the cloud may still be at it.
+LOST_ANSWER_PAUSE = 2.0
 
 
 class Cloud:
@@ -33,10 +36,11 @@ class Cloud:
 
     Args:
         settings: which cloud; credentials come from clouds.yaml or OS_* variables and stay in openstacksdk.
+        declaration: the file that says which, for messages.
     """
 
-    def __init__(self, settings: OpenStack) -> None:
-        self.settings = settings
+    def __init__(self, settings: OpenStack, declaration: Path | None = None) -> None:
+        self.settings, self.declaration = settings, declaration
         self._bound = threading.BoundedSemaphore(CALLS_AT_ONCE)
 
     @functools.cached_property
@@ -52,15 +56,16 @@ class Cloud:
             # api_timeout is what one answer may take; nothing is repeated below us, where a lost answer to a creation
             # would be a second creation.
             connection = openstack.connect(cloud=name, region_name=self.settings.region, api_timeout=ANSWER_LIMIT, app_name="gridstead")
-            self(connection.authorize, what="log in")
+            self(connection.session.get_token, what="log in")
         except exceptions.ConfigException as error:
             raise InputError(
                 f"no cloud to use: {error}",
+                file=self.declaration,
                 key="openstack.cloud",
                 hint="name an entry of clouds.yaml there or in OS_CLOUD, or set the OS_* variables",
             ) from None
         except (identity.MissingRequiredOptions, identity.NoMatchingPlugin) as error:
-            raise InputError(f"the cloud's settings are not complete: {error}", key="openstack.cloud") from None
+            raise InputError(f"the cloud's settings are not complete: {error}", file=self.declaration, key="openstack.cloud") from None
         return connection
 
     @functools.cached_property
@@ -121,7 +126,8 @@ class Cloud:
             except (exceptions.SDKException, identity.ClientException) as error:
                 if pause is None or not passing(error, conflict=True):
                     raise CloudError(f"create {what}", error) from None
-                time.sleep(_retry_after(error) or pause)
+                lost = _status(error) is None
+                time.sleep(_retry_after(error) or max(pause, LOST_ANSWER_PAUSE if lost else 0.0))
             if (found := self(find, what=f"look for {what}")) is not None:
                 return found
         raise AssertionError("the last try returns or raises")
@@ -159,7 +165,7 @@ def _status(error: Exception) -> int | None:
 
 def passing(error: Exception, *, conflict: bool) -> bool:
     """Whether the same call may succeed a little later."""
-    if isinstance(error, identity.ConnectFailure | identity.DiscoveryFailure):
+    if isinstance(error, identity.ConnectionError | identity.DiscoveryFailure):
         return True
     if "uota" in str(error):  # neutron says 409 for it, cinder 413, nova 403
         return False

@@ -106,7 +106,7 @@ class Networking:
                 return next((port for port in listed for fixed in port.fixed_ips if fixed["subnet_id"] == subnet), None)
 
             self.cloud.make(
-                connected, lambda: self._network.add_interface_to_router(router, subnet_id=subnet), what=f"connection of router {name}"
+                connected, lambda: self._network.add_interface_to_router(router, subnet=subnet), what=f"connection of router {name}"
             )
         return str(router)
 
@@ -123,7 +123,7 @@ class Networking:
     def _disconnect(self, router: str, subnet: str) -> None:
         try:
             self.cloud(
-                lambda: self._network.remove_interface_from_router(router, subnet_id=subnet), what="disconnect the router", conflict=True
+                lambda: self._network.remove_interface_from_router(router, subnet=subnet), what="disconnect the router", conflict=True
             )
         except exceptions.NotFoundException:
             return

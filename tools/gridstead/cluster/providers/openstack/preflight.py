@@ -127,6 +127,8 @@ def check(cloud: Cloud, spec: Cluster, catalogue: Catalogue, resources: Sequence
             problems.append(str(error))
             return None
 
+    if spec.network.name:
+        tried(catalogue.existing_subnet)
     nodes = [resource for resource in resources if resource.key.kind is Kind.NODE]
     kinds = {resource.key.name[:-3] for resource in nodes}
     flavors = {kind: tried(catalogue.flavor, spec.nodes[kind].flavor) for kind in sorted(kinds)}

@@ -51,7 +51,7 @@ class OpenStackProvider(Provider):
 
     def __init__(self, spec: Cluster, paths: SitePaths, *, cloud: Cloud | None = None) -> None:
         self.spec, self.paths = spec, paths
-        self.cloud = cloud or Cloud(spec.openstack)
+        self.cloud = cloud or Cloud(spec.openstack, paths.spec)
         self.catalogue = preflight.Catalogue(self.cloud, spec)
         self.images = Images(self.cloud, spec.image)
         self.networking = Networking(self.cloud, spec.name)
@@ -198,6 +198,15 @@ class OpenStackProvider(Provider):
         """Everything by name, and quota for all that is to be made."""
         if any(resource.key.kind is Kind.NODE for resource in resources):
             self.catalogue.read(["flavors", "zones"])
+        for resource in resources:
+            found = self._found(resource.key)
+            if resource.key.kind is Kind.VOLUME and found and resource.properties["bytes"] < found.data["bytes"]:
+                has, wanted = gibibytes(found.data["bytes"]), gibibytes(resource.properties["bytes"])
+                raise InputError(
+                    f"volume {resource.key.name} has {has}G and is declared with {wanted}G: volumes never shrink",
+                    file=self.paths.spec,
+                    hint="declare the present size or more; `tools/cluster down --volumes` starts afresh",
+                )
         missing = [resource for resource in resources if self._found(resource.key) is None]
         preflight.check(self.cloud, self.spec, self.catalogue, resources, missing)
 

@@ -1,0 +1,64 @@
+"""`up` and `down`, killed at every step, against real APIs: the next run completes what was begun; nothing is there twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from project import WHOLE, inventory, more
+from support import CLUSTER, cluster, killed_after
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_up_and_down_killed_at_every_step(small: Path, member: Any) -> None:
+    before = inventory(member)
+    steps = len(json.loads(cluster("plan", "--site", small, "--json").stdout))
+    assert steps == 18
+    # Each run is killed after the first step that it completes, with whatever else is under way, until one has none left.
+    killed = 0
+    while killed_after(1, "up", "--site", small, "--no-wait"):
+        killed += 1
+        assert killed <= steps
+    assert killed >= 5, f"only {killed} runs of up were killed"
+    cluster("up", "--site", small, "--no-wait")
+    assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
+    assert more(before, inventory(member)) == WHOLE
+    killed = 0
+    while killed_after(1, "down", "--site", small, "--volumes"):
+        killed += 1
+        assert killed <= steps
+    cluster("down", "--site", small, "--volumes")
+    assert inventory(member) == before
+
+
+def test_two_at_once(small: Path, member: Any) -> None:
+    before = inventory(member)
+    first = subprocess.Popen([str(CLUSTER), "up", "--site", str(small), "--no-wait"], stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None, "stderr=PIPE makes it one"
+    with first.stderr:
+        for line in first.stderr:
+            if "✓" in line:
+                break
+        second = cluster("up", "--site", small, "--no-wait", check=False)
+        first.stderr.read()
+    assert first.wait(timeout=300) == 0
+    assert second.returncode == 1
+    assert f"process {first.pid}" in second.stderr
+    assert more(before, inventory(member)) == WHOLE
+
+
+def test_down_without_the_state_directory(small: Path, member: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    before = inventory(member)
+    state = tmp_path / "state"
+    monkeypatch.setenv("GRIDSTEAD_STATE", str(state))
+    cluster("up", "--site", small, "--no-wait")
+    shutil.rmtree(state)
+    nodes = json.loads(cluster("inventory", "--site", small).stdout)["_meta"]["hostvars"]
+    assert set(nodes) == {"server001", "worker001", "worker002"}
+    shutil.rmtree(state, ignore_errors=True)
+    cluster("down", "--site", small, "--volumes")
+    assert inventory(member) == before

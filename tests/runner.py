@@ -245,9 +245,28 @@ def conformance(run: Run) -> None:
     run("pytest", "-v", "tests/conformance", *run.arguments)
 
 
+def openstack(run: Run) -> None:
+    """The OpenStack provider against a real OpenStack on this machine: the provider test-suite, faults on its APIs."""
+    with test_cloud(run, "fake") as told:
+        if told:
+            run("pytest", "-v", "tests/conformance", "--provider", "openstack", *run.arguments)
+            run("pytest", "-v", "tests/api_faults", *run.arguments)
+
+
+def machines(run: Run) -> None:
+    """A whole site on virtual machines of that OpenStack, with NFS by the kernel; jobs through it."""
+    with test_cloud(run, "real") as told:
+        if told:
+            names = re.search(r"DNS for subnets: (\S+)", told)
+            resolver = [(r"# dns: \[.*", f"dns: [{names[1]}]")] if names else []
+            with site(run, "openstack", (*ON_TEST_CLOUD, *resolver)) as where:
+                if where:
+                    run("pytest", "-v", "tests/e2e", "--site", where, *run.arguments)
+
+
 def e2e(run: Run) -> None:
     """A whole site from nothing; jobs from ARC's client through the CE and Slurm and back."""
-    with site(run) as where:
+    with site(run, "local") as where:
         if where:
             run("pytest", "-v", "tests/e2e", "--site", where, *run.arguments)
 
@@ -313,9 +332,11 @@ PARTS = {
         Part(unit),
         Part(image, nodes=True),
         Part(conformance, nodes=True),
-        Part(molecule, nodes=True),
+        Part(openstack, nodes=True),
         Part(e2e, nodes=True),
         Part(faults, nodes=True),
+        Part(machines, nodes=True),
+        Part(molecule, nodes=True),
         Part(bench, default=False, nodes=True),
         Part(lock, default=False),
     )
@@ -339,20 +360,62 @@ def shell_scripts() -> list[str]:
 
 
 @contextlib.contextmanager
-def site(run: Run) -> Iterator[Path | None]:
-    """A copy of inventories/local under the tests' own name, up; None when it does not come up. Gone at the end."""
+def site(run: Run, name: str, changes: Sequence[tuple[str, str]] = ()) -> Iterator[Path | None]:
+    """A copy of a site under inventories/ with the tests' own name, up; None when it does not come up. Gone at the end.
+
+    Args:
+        run: the part's run.
+        name: the site's directory.
+        changes: regular expressions and what takes the place of what they find in its cluster.yml.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="gridstead-test."))
     where = scratch / SITE_NAME
     cluster = ROOT / "tools/cluster"
     try:
-        shutil.copytree(ROOT / "inventories/local", where)
+        shutil.copytree(ROOT / "inventories" / name, where)
         spec = where / "cluster.yml"
-        spec.write_text(re.sub(r"(?m)^name: local$", f"name: {SITE_NAME}", spec.read_text()))
+        text = spec.read_text()
+        for pattern, replacement in ((r"(?m)^name: .*$", f"name: {SITE_NAME}"), *changes):
+            text, found = re.subn(pattern, replacement, text)
+            if not found:
+                raise LookupError(f"{spec}: nothing like {pattern} to change for the tests")
+        spec.write_text(text)
         up = run(cluster, "--site", where, "up", "--no-verify", title="up from nothing")
         yield where if up else None
     finally:
         run.clean(cluster, "--site", where, "down", "--volumes", title="down")
         shutil.rmtree(scratch)
+
+
+#: What inventories/openstack is on the test cloud: its own flavors, small volumes, one compute node (see tests/cloud).
+ON_TEST_CLOUD = (
+    (r"(?m)^provider: openstack$", "provider: openstack\nopenstack: {availability_zone: real}"),
+    (r"flavor: \{cpus: 2, memory: 2048\}", "flavor: {name: real.large}"),
+    (r"flavor: \{cpus: 1, memory: 1024\}", "flavor: {name: real.small}"),
+    (r"size: 10G", "size: 2G"),
+)
+
+
+@contextlib.contextmanager
+def test_cloud(run: Run, zones: str) -> Iterator[str]:
+    """The test cloud, up, and the environment that names it; what `cloud env` says, or nothing when it does not come up.
+
+    A cloud that was up before, an operator's rehearsal, stays up; any other is gone at the end.
+    """
+    cloud = ROOT / "tests/cloud/cloud"
+    before = dict(os.environ)
+    was_up = subprocess.run([cloud, "status"], capture_output=True, timeout=120, check=False).returncode == 0
+    told = ""
+    try:
+        if run(cloud, "up", "--zones", zones, title=f"test cloud, zone {zones}"):
+            told = subprocess.run([cloud, "env"], check=True, capture_output=True, text=True, timeout=60).stdout
+            os.environ.update(re.findall(r"(?m)^export (\w+)=(.*)$", told.replace("'", "")))
+        yield told
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        if not was_up:
+            run.clean(cloud, "down", title="test cloud down")
 
 
 def refuse(message: str) -> NoReturn:

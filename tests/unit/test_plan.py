@@ -288,3 +288,16 @@ def test_markup_in_what_is_said_is_text() -> None:
     progress, out = told()
     progress.say("node [red]n1[/red] at [10.0.0.1]")
     assert "node [red]n1[/red] at [10.0.0.1]" in out.getvalue()
+
+
+def test_what_hangs_on_a_replaced_node_is_made_anew_with_it() -> None:
+    """Where attachments come after the node, as in a cloud."""
+    node = Resource(Key(Kind.NODE, "n1"))
+    attachment = Resource(Key(Kind.ATTACHMENT, "n1-v"), {"node": "n1"}, needs=(node.key,))
+    rules = Resource(Key(Kind.SECURITY_GROUP, "inside"), {"rules": 2}, in_place=True)
+    observed = Observed({one.key: Found(one.key, digest=one.digest) for one in (node, attachment)})
+    observed[rules.key] = Found(rules.key, digest="before")
+    plan = make([rules, node, attachment], observed, delete_order=ORDER, replace=[node.key])
+    assert [str(step) for step in plan.steps] == ["update security group inside", "replace node n1", "create attachment n1-v"]
+    assert plan.steps[2].after == {node.key}
+    assert [str(step) for step in make([rules, node, attachment], observed, delete_order=ORDER).steps] == ["update security group inside"]

@@ -282,3 +282,67 @@ def test_the_schema_names_every_key_and_forbids_others() -> None:
 
 def test_every_service_is_explained() -> None:
     assert all(text and text == textwrap.dedent(text).strip() for text in SERVICES.values())
+
+
+CLOUD = GOOD.replace("provider: podman", "provider: openstack").replace("count: 1", "count: 1\n    public: true", 1)
+
+
+def test_a_cloud_site_holds(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yml"
+    path.write_text(CLOUD + "openstack: {cloud: mine, availability_zone: nova}\nimage: {name: debian-13}\n")
+    spec = load(path)
+    assert spec.openstack.cloud == "mine"
+    assert spec.nodes["frontend"].public
+    assert [rule.port_range for rule in spec.security_rules] == [(22, 22)]
+
+
+@pytest.mark.parametrize("site", sorted(path.parent.name for path in (ROOT / "inventories").glob("*/cluster.yml")))
+def test_the_example_sites_hold(site: str) -> None:
+    assert load(ROOT / "inventories" / site / "cluster.yml").node_names()
+
+
+@pytest.mark.parametrize(
+    ("addition", "says"),
+    [
+        ("security_rules: [{ports: ssh}]\n", ["security_rules", "22 or 8000-8100"]),
+        ("security_rules: [{ports: 80-22}]\n", ["22 or 8000-8100"]),
+        ("security_rules: [{ports: '70000'}]\n", ["no port"]),
+        ("security_rules: [{ports: '22', protocol: icmp}]\n", ["icmp has no ports"]),
+        ("security_rules: [{ports: '22', sources: [everywhere]}]\n", ["192.0.2.0/24"]),
+        ("security_rules: [{ports: '22', kinds: [fronted]}]\n", ["no node kind 'fronted'", "'frontend'"]),
+        ("security_rules: [{port: '22'}]\n", ["unknown key", "'ports'"]),
+        ("openstack: {clod: mine}\n", ["unknown key", "'cloud'"]),
+        ("image: {name: debian-13, user: 'not a name'}\n", ["image.user"]),
+    ],
+)
+def test_mistakes_of_a_cloud_site(tmp_path: Path, addition: str, says: list[str]) -> None:
+    path = tmp_path / "cluster.yml"
+    path.write_text(CLOUD + addition)
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert [word for word in says if word not in str(caught.value)] == [], str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "says"),
+    [
+        ("cidr: auto", "cidr: auto\n  subnet: theirs", "give its name too"),
+        ("cidr: auto", "cidr: auto\n  name: theirs\n  router: mine", "leave router out"),
+        ("size: 1G", "size: 1G\n        id: 12345678-1234-1234-1234-123456789abc", "2 nodes cannot all have it"),
+        ("size: 1G", "size: 1G\n        id: mine", "nodes.compute.volumes.0.id"),
+        ("count: 2", "count: 2\n    root_volume: large", "is not a size"),
+    ],
+)
+def test_mistakes_in_what_only_a_cloud_has(tmp_path: Path, was: str, becomes: str, says: str) -> None:
+    path = tmp_path / "cluster.yml"
+    path.write_text(CLOUD.replace(was, becomes))
+    with pytest.raises(InputError, match=says):
+        load(path)
+
+
+@pytest.mark.parametrize("addition", ["openstack: {cloud: mine}\n", "image: {name: debian-13}\n"])
+def test_a_site_of_containers_has_no_cloud(tmp_path: Path, addition: str) -> None:
+    path = tmp_path / "cluster.yml"
+    path.write_text(GOOD + addition)
+    with pytest.raises(InputError, match="is for provider openstack"):
+        load(path)

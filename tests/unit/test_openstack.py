@@ -1,0 +1,239 @@
+"""The OpenStack provider's own thinking: marks, what a listing means, patience, host keys. The cloud itself is in tests/api_faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keystoneauth1 import exceptions as identity
+from openstack import exceptions
+
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.paths import SitePaths
+from gridstead.cluster.providers.openstack import access, cloud, marks
+from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError, Watch
+from gridstead.cluster.providers.openstack.listing import Listing, Sight
+from gridstead.cluster.providers.openstack.volumes import gibibytes
+from gridstead.cluster.resources import Key, Kind, Resource, Status
+from gridstead.cluster.spec import Cluster, OpenStack
+
+KEYS = """\
+[   12.3] cloud-init: something
+-----BEGIN SSH HOST KEY KEYS-----
+ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOlder root@worker001
+-----END SSH HOST KEY KEYS-----
+[  100.1] rebooted
+<14>Nov 22 ec2: -----BEGIN SSH HOST KEY KEYS-----
+<14>Nov 22 ec2: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINewer root@worker001
+-----END SSH HOST KEY KEYS-----
+worker001 login:
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(cloud, "LOST_ANSWER_PAUSE", 0.0)
+
+
+def spec(**more: Any) -> Cluster:
+    nodes = {"server": {"count": 1, "volumes": [{"name": "data", "size": "1G", "mount": "/data"}]}, "worker": {"count": 2}}
+    return Cluster.model_validate({"name": "one", "provider": "openstack", "nodes": nodes, **more})
+
+
+# -- marks -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_a_description_of_someone_else_is_no_mark(text: str) -> None:
+    mark = marks.of_description(text)
+    assert mark is None or text.startswith("gridstead:")
+
+
+@pytest.mark.parametrize("kind", [Kind.NETWORK, Kind.PORT, Kind.ADDRESS, Kind.SECURITY_GROUP])
+def test_a_mark_comes_back_as_it_went(kind: Kind) -> None:
+    resource = Resource(Key(kind, "worker001"), {"a": 1})
+    assert marks.of_description(marks.description("one", resource)) == ("one", resource.key, resource.digest)
+    assert marks.of_metadata(Kind.NODE, marks.metadata("one", Resource(Key(Kind.NODE, "worker001")))) is not None
+    assert marks.of_metadata(Kind.NODE, {"owner": "someone"}) is None
+
+
+# -- patience --------------------------------------------------------------------------------------------------------
+
+
+def answers(*results: Any) -> Any:
+    """A call that gives or raises one result after the other, and counts."""
+    left = list(results)
+
+    def call() -> Any:
+        call.made += 1  # type: ignore[attr-defined]  # the count is the function's own
+        result = left.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    call.made = 0  # type: ignore[attr-defined]  # as above
+    return call
+
+
+def http(status: int, text: str = "no") -> exceptions.HttpException:
+    return exceptions.HttpException(text, http_status=status)
+
+
+@pytest.mark.parametrize("error", [http(503), http(429), http(500), identity.ConnectFailure("reset"), identity.ConnectTimeout("slow")])
+def test_what_passes_is_tried_again(error: Exception) -> None:
+    call = answers(error, error, "well")
+    assert Cloud(OpenStack())(call, what="try") == "well"
+    assert call.made == 3
+
+
+@pytest.mark.parametrize("error", [http(400), http(403, "Quota exceeded"), http(409, "Quota exceeded for resources: ['port']")])
+def test_what_does_not_pass_is_told_at_once(error: Exception) -> None:
+    call = answers(error, "well")
+    with pytest.raises(CloudError, match=r"try: 4\d\d: "):
+        Cloud(OpenStack())(call, what="try", conflict=True)
+    assert call.made == 1
+
+
+def test_a_conflict_passes_only_where_it_may() -> None:
+    assert Cloud(OpenStack())(answers(http(409), "well"), what="try", conflict=True) == "well"
+    with pytest.raises(CloudError):
+        Cloud(OpenStack())(answers(http(409), "well"), what="try")
+
+
+def test_patience_ends() -> None:
+    with pytest.raises(CloudError, match="try: 503"):
+        Cloud(OpenStack())(answers(*[http(503)] * 3), what="try")
+
+
+def test_a_creation_is_looked_for_before_it_is_tried_again() -> None:
+    create = answers(identity.ConnectFailure("reset"), "a second one")
+    assert Cloud(OpenStack()).make(lambda: "the first one", create, what="thing") == "the first one"
+    assert create.made == 1
+    create = answers(http(503), "made")
+    assert Cloud(OpenStack()).make(lambda: None, create, what="thing") == "made"
+
+
+def test_gone_already_is_well() -> None:
+    def delete(identity_: str, *, ignore_missing: bool) -> None:
+        assert not ignore_missing
+        raise exceptions.NotFoundException(identity_)
+
+    Cloud(OpenStack()).gone(delete, "id", what="thing")
+
+
+def test_a_watch_lists_once_for_many_and_gives_up_without_undoing() -> None:
+    listings = []
+
+    def listing() -> list[Any]:
+        listings.append(1)
+        return [SimpleNamespace(id=str(number), status="BUILD" if len(listings) < 3 else "ACTIVE") for number in range(50)]
+
+    watch = Watch(listing, interval=0.0)
+    for number in range(50):
+        assert watch.wait(str(number), lambda one: one.status == "ACTIVE", limit=5, what="server").id == str(number)
+    with pytest.raises(GridsteadError, match=r"server x: still ACTIVE after 0 s\n.*left as it is"):
+        watch.wait("7", lambda one: one.status == "GONE", limit=0, what="server x")
+
+
+# -- what a listing means --------------------------------------------------------------------------------------------
+
+
+def server(name: str, identity_: str, **more: Any) -> SimpleNamespace:
+    data = {"gridstead.cluster": "one", "gridstead.name": name, "gridstead.digest": "d"}
+    fields = {"metadata": data, "status": "ACTIVE", "created_at": "2026", "flavor": {}, "attached_volumes": [], "addresses": {}}
+    return SimpleNamespace(id=identity_, **{**fields, **more})
+
+
+def volume(name: str, identity_: str, **more: Any) -> SimpleNamespace:
+    data = {"gridstead.cluster": "one", "gridstead.name": name, "gridstead.digest": "d"}
+    return SimpleNamespace(id=identity_, **{"metadata": data, "status": "available", "created_at": "2026", "size": 1, **more})
+
+
+def sight(**lists: Any) -> Any:
+    return Sight(spec(), Cloud(OpenStack()), Listing(**lists)).found
+
+
+def test_a_creation_done_twice_is_seen_as_two() -> None:
+    found = sight(servers=[server("worker001", "late", created_at="2027"), server("worker001", "early")])
+    assert {key.name: one.id for key, one in found.items()} == {"worker001": "early", "worker001#2": "late"}
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("ACTIVE", Status.OK),
+        ("SHUTOFF", Status.STOPPED),
+        ("BUILD", Status.STOPPED),
+        ("PAUSED", Status.STOPPED),
+        ("SHELVED", Status.STOPPED),
+    ],
+)
+def test_states_of_a_server(state: str, status: Status) -> None:
+    assert sight(servers=[server("worker001", "x", status=state)])[Key(Kind.NODE, "worker001")].status is status
+
+
+def test_others_are_not_seen() -> None:
+    other = server("worker001", "x")
+    other.metadata["gridstead.cluster"] = "another"
+    assert not sight(servers=[other, server("worker002", "y", status="SOFT_DELETED")])
+    pair = SimpleNamespace(id="k", name="someone", public_key="ssh-ed25519 AAAA someone")
+    assert not sight(keypairs=[pair])
+
+
+def test_an_attachment_is_what_nova_and_cinder_both_say() -> None:
+    held = server("server001", "s", attached_volumes=[{"id": "v"}])
+    key = Key(Kind.ATTACHMENT, "server001-data")
+    assert sight(servers=[held], volumes=[volume("server001-data", "v", status="in-use")])[key].status is Status.OK
+    assert sight(servers=[held], volumes=[volume("server001-data", "v", status="detaching")])[key].status is Status.STOPPED
+    assert key not in sight(servers=[server("server001", "s")], volumes=[volume("server001-data", "v")])
+
+
+def test_half_made_networks_are_completed() -> None:
+    description = marks.description("one", Resource(Key(Kind.NETWORK, "gridstead-one")))
+    network = SimpleNamespace(id="n", description=description, created_at="2026")
+    assert sight(networks=[network])[Key(Kind.NETWORK, "gridstead-one")].status is Status.STOPPED
+    subnet = SimpleNamespace(id="s", network_id="n", cidr="10.0.0.0/24")
+    assert sight(networks=[network], subnets=[subnet])[Key(Kind.NETWORK, "gridstead-one")].status is Status.OK
+
+
+@given(st.integers(1, 2**45))
+def test_cinder_counts_in_gibibytes_and_never_less(size: int) -> None:
+    assert (gibibytes(size) - 1) * 2**30 < size <= gibibytes(size) * 2**30
+
+
+# -- access ----------------------------------------------------------------------------------------------------------
+
+
+def test_host_keys_are_those_of_the_last_boot() -> None:
+    assert access.keys_on_console(KEYS) == ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINewer"]
+    assert access.keys_on_console("nothing yet") == []
+
+
+def test_known_hosts_belong_to_servers(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    keys = access.HostKeys(path)
+    assert keys.learn({"id-1": lambda: KEYS, "id-2": lambda: ""}, limit=0.0) == ["id-2"]
+    keys.write({"id-1": ["10.0.0.1", "worker001"]})
+    assert path.read_text() == "10.0.0.1,worker001 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINewer id-1\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = access.HostKeys(path)
+    assert again.knows("id-1")
+    # The same node, made anew, is another server: its key must be learnt.
+    assert not again.knows("id-3")
+    again.write({"id-3": ["10.0.0.1"]})
+    assert path.read_text() == ""
+
+
+def test_inner_nodes_are_reached_through_the_public_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDSTEAD_STATE", str(tmp_path / "with space"))
+    flag, option = access.jump(SitePaths(tmp_path / "cluster.yml", "one"), "debian", "192.0.2.7")
+    assert flag == "-o"
+    assert option.startswith("ProxyCommand=ssh ")
+    assert option.endswith("-W %h:%p debian@192.0.2.7 2>/dev/null")
+    assert f"'{tmp_path}/with space/one/secrets/id_ed25519'" in option
+    assert "StrictHostKeyChecking=yes" in option

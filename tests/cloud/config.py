@@ -94,16 +94,13 @@ def kvm_works() -> bool:
     return True
 
 
-def render(settings: Settings, root: Path, passwords: dict[str, str]) -> set[str]:
-    """Write every configuration file.
+def render(settings: Settings, root: Path, passwords: dict[str, str]) -> None:
+    """Write every configuration file; one that is right already is not touched.
 
     Args:
         settings: of the cloud.
         root: its root file system.
         passwords: by name.
-
-    Returns:
-        The files that were not so before.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -125,30 +122,26 @@ def render(settings: Settings, root: Path, passwords: dict[str, str]) -> set[str
         "passwords": passwords,
         "services": SERVICES,
     }
-    changed = set()
     for file in FILES:
         if file.template.endswith(".j2"):
             text = environment.get_template(file.template).render(common, **dict(file.variables))
         else:
             text = (_TEMPLATES / file.template).read_text()
-        if _write(root, file, text):
-            changed.add(file.target)
+        _write(root, file, text)
     resolver = File("/etc/gridstead/resolv.conf", "", 0o644)
     names = File("/etc/gridstead/host-names", "", 0o644)
     own = File("/etc/resolv.conf", "", 0o644)
     for file, text in {resolver: _resolvers(), names: _host_names(), own: f"nameserver {settings.host_address}\n"}.items():
-        if _write(root, file, text):
-            changed.add(file.target)
-    return changed
+        _write(root, file, text)
 
 
-def _write(root: Path, file: File, text: str) -> bool:
+def _write(root: Path, file: File, text: str) -> None:
     path = root / file.target.lstrip("/")
     uid, gid = _owner(root, file.owner)
     if path.is_file() and not path.is_symlink():
         seen = path.stat()
         if path.read_bytes() == text.encode() and (seen.st_mode & 0o777, seen.st_uid) == (file.mode, uid):
-            return False
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
@@ -157,7 +150,6 @@ def _write(root: Path, file: File, text: str) -> bool:
     os.chown(partial, uid, gid)
     partial.chmod(file.mode)
     partial.replace(path)
-    return True
 
 
 def _owner(root: Path, name: str) -> tuple[int, int]:

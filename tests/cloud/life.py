@@ -9,12 +9,13 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import yaml
 
 from cloud import config, database, network, passwords, readiness, root, seed
 from cloud.machine import Machine
-from cloud.services import SERVICES, Supervisor, of_stages
+from cloud.services import Supervisor, of_stages
 from cloud.settings import Settings
 from gridstead.cluster.command import run
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -62,9 +63,12 @@ def up(settings: Settings, zones: frozenset[str], progress: Progress) -> None:
     with locked(settings, progress):
         secret = passwords.ensure(settings.data)
         machine = Machine(settings)
-        _start_machine(settings, machine, secret, progress)
+        tree = _start_machine(settings, machine, secret, progress)
         supervisor = Supervisor(machine, settings.logs)
         stages = (*_BASE, *sorted(zones))
+        config.render(settings, tree, secret)
+        supervisor.reload()
+        supervisor.stop(supervisor.outdated(tree))
         _start_services(settings, machine, supervisor, secret, stages, progress)
         with progress.step("wait until", f"all is ready (zones {', '.join(sorted(zones))})"):
             _wait("the cloud", lambda: readiness.unready(settings, secret, zones), machine, supervisor, stages)
@@ -80,34 +84,28 @@ def _require_programs(progress: Progress) -> None:
             run([str(ROOT / "tools" / "bootstrap.sh"), "system"], timeout=1800)
 
 
-def _start_machine(settings: Settings, machine: Machine, secret: dict[str, str], progress: Progress) -> None:
+def _start_machine(settings: Settings, machine: Machine, secret: dict[str, str], progress: Progress) -> Path:
+    """Start the machine unless it runs; returns the root file system that it runs from."""
     if machine.pid is not None and not (machine.is_usable and database.is_initialised(settings)):
         # A run was killed while it made the databases: they are worth nothing.
         machine.stop()
-    tree = settings.roots / root.digest()
-    running = machine.started_from()
-    if running is None:
+    tree = machine.started_from()
+    if tree is None:
         network.check(settings)
         tree = root.ensure(settings, progress)
         with progress.step("start", "machine"):
             config.render(settings, tree, secret)  # supervisord's own configuration is among it
             database.prepare_state(settings, secret)
             machine.start(tree)
-    elif running != tree:
-        raise InputError(
-            f"the cloud that is up was made from another list of packages ({running.name}) than this checkout's ({tree.name})",
-            hint="take it down first: tests/cloud/cloud down",
-        )
+    elif tree.name != root.digest():
+        progress.say("the cloud that is up has an earlier list of packages; down and up gives it this checkout's", style="yellow")
     network.ensure(settings, machine)
+    return tree
 
 
 def _start_services(
     settings: Settings, machine: Machine, supervisor: Supervisor, secret: dict[str, str], stages: tuple[str, ...], progress: Progress
 ) -> None:
-    changed = config.render(settings, settings.roots / root.digest(), secret)
-    if changed:
-        supervisor.reload()
-        supervisor.stop(service.name for service in SERVICES if changed.intersection(service.files))
     if not database.is_initialised(settings):
         database.initialise(settings, machine, supervisor, secret, progress)
     for stage in stages:

@@ -23,7 +23,7 @@ def closed_ports(machine: Machine, services: list[Service]) -> list[str]:
     return [f"{service.name} (port {service.port})" for service in services if str(service.port) in closed]
 
 
-def wait(what: str, missing: Callable[[], list[str]], seconds: float = 180) -> None:
+def wait(what: str, missing: Callable[[], list[str]], seconds: float = 300) -> None:
     """Return once nothing is missing.
 
     Args:

@@ -135,10 +135,11 @@ def zones(settings: Settings, passwords: dict[str, str], wanted: frozenset[str])
     Returns:
         Hosts of the wanted zones that nova does not know yet.
     """
+    from openstack.exceptions import NotFoundException
+
     compute = connect(settings, passwords).compute
     hosts = {"fake": FAKE_HOSTS, "real": (REAL_HOST,)}
     aggregates = {aggregate.name: aggregate for aggregate in compute.aggregates()}
-    known = {hypervisor.service_details["host"] for hypervisor in compute.hypervisors(details=True)}
     missing = set()
     for zone in sorted(wanted):
         if zone not in aggregates:
@@ -146,8 +147,8 @@ def zones(settings: Settings, passwords: dict[str, str], wanted: frozenset[str])
         for host in hosts[zone]:
             if host in (aggregates[zone].hosts or ()):
                 continue
-            if host in known:
+            try:
                 compute.add_host_to_aggregate(aggregates[zone], host)
-            else:
+            except NotFoundException:
                 missing.add(host)
     return missing

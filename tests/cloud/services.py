@@ -77,10 +77,10 @@ SERVICES = (
         *("dns", "store", "nsenter --net=/run/host-net dnsmasq --keep-in-foreground --conf-file=/etc/gridstead/dnsmasq.conf"),
         files=("/etc/gridstead/dnsmasq.conf", "/etc/gridstead/resolv.conf", "/etc/gridstead/host-names"),
     ),
-    _wsgi("keystone", "identity", 5000, "keystone-wsgi-public", 3, "/etc/keystone/keystone.conf"),
-    _wsgi("placement", "api", 8778, "placement-api", 2, "/etc/placement/placement.conf"),
+    _wsgi("keystone", "identity", 5000, "keystone-wsgi-public", 2, "/etc/keystone/keystone.conf"),
+    _wsgi("placement", "api", 8778, "placement-api", 1, "/etc/placement/placement.conf"),
     _program("neutron-server", "api", _NEUTRON, _ML2, port=9696),
-    _wsgi("nova-api", "api", 8774, "nova-api-wsgi", 4, _NOVA),
+    _wsgi("nova-api", "api", 8774, "nova-api-wsgi", 3, _NOVA),
     _program("nova-conductor", "api", _NOVA),
     _program("nova-scheduler", "api", _NOVA),
     _program("glance-api", "api", "/etc/glance/glance-api.conf", port=9292),
@@ -142,19 +142,33 @@ class Supervisor:
         """What supervisord says of each service: statename, pid, start, now, spawnerr."""
         return {entry["name"]: entry for entry in self._rpc.getAllProcessInfo()}
 
-    def reload(self) -> set[str]:
-        """Take over a changed configuration; services whose command changed are stopped.
+    def outdated(self, root: Path) -> list[str]:
+        """The services that run since before one of their configuration files was written.
 
-        Returns:
-            Their names.
+        By the files' times, so it holds also where the run that wrote them was killed.
+
+        Args:
+            root: the root file system.
         """
+        states = self.states()
+
+        def written(file: str) -> int:
+            return int((root / file.lstrip("/")).stat().st_mtime)  # as whole seconds, like supervisord's
+
+        return [
+            service.name
+            for service in SERVICES
+            if states[service.name]["pid"] and any(written(file) > states[service.name]["start"] for file in service.files)
+        ]
+
+    def reload(self) -> None:
+        """Take over supervisord's own configuration; services whose command changed are stopped."""
         added, changed, removed = self._rpc.reloadConfig()[0]
         for name in (*changed, *removed):
             self._rpc.stopProcessGroup(name)
             self._rpc.removeProcessGroup(name)
         for name in (*added, *changed):
             self._rpc.addProcessGroup(name)
-        return set(changed)
 
     def stop(self, names: Iterable[str]) -> None:
         """Stop services that run, all at once; returns when they have ended."""
@@ -166,7 +180,7 @@ class Supervisor:
         while any(state["pid"] for name, state in self.states().items() if name in stopping):
             time.sleep(0.1)
 
-    def start(self, wanted: Collection[Service], progress: Progress, settle: float = 90) -> None:
+    def start(self, wanted: Collection[Service], progress: Progress, settle: float = 180) -> None:
         """Start those that do not run; returns once supervisord calls all of them running and their ports answer.
 
         Raises:

@@ -150,8 +150,8 @@ def test_down_leaves_the_cache_and_nothing_else_and_up_is_a_start_only(running: 
     assert leftovers(running) == []
 
 
-def test_networks_that_are_taken_are_refused(settings: Settings) -> None:
-    assert settings  # not before the others are done with theirs
+@pytest.mark.usefixtures("settings")  # not before the others are done with theirs
+def test_networks_that_are_taken_are_refused() -> None:
     routes = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True).stdout
     taken = next(route["dst"] for route in json.loads(routes) if route["dst"].endswith("/24"))
     done = cloud("up", GRIDSTEAD_CLOUD_FLOATING=taken, check=False)

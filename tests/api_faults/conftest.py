@@ -72,6 +72,7 @@ def declared(tmp_path: Path) -> Path:
 def small(declared: Path, member: Any) -> Iterator[Path]:
     """The cluster.yml of a small cluster of which nothing exists yet, and nothing may exist afterwards."""
     spec = declared
+    cluster("--site", spec, "down", "--volumes")
     before = inventory(member)
     yield spec
     spec.write_text(SMALL)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_up_and_down_killed_at_every_step(small: Path, member: Any) -> None:
     before = inventory(member)
     steps = len(json.loads(cluster("plan", "--site", small, "--json").stdout))
-    assert steps == 18
+    assert steps == 19
     # Each run is killed after the first step that it completes, with whatever else is under way, until one has none left.
     killed = 0
     while killed_after(1, "up", "--site", small, "--no-wait"):

@@ -22,6 +22,7 @@ SERVICES: dict[str, str] = {
     "slurm_controller": "slurmctld",
     "slurm_node": "slurmd",
     "cvmfs_stratum0": "publishes the site's own CVMFS repositories",
+    "cvmfs_squid": "caches what CVMFS clients fetch",
     "cvmfs_client": "mounts CVMFS repositories",
     "arc_ce": "the ARC computing element (A-REX, INTERNAL interface)",
     "arc_client": "ARC's command line clients",

@@ -29,6 +29,7 @@ _PRESET = """\
 enable ssh.service
 enable dbus.service
 enable dbus.socket
+enable remote-fs.target
 enable systemd-networkd.service
 enable systemd-networkd.socket
 enable systemd-networkd-wait-online.service

@@ -53,6 +53,7 @@ _PRESET = """\
 enable ssh.service
 enable dbus.service
 enable dbus.socket
+enable remote-fs.target
 disable *
 """
 _BAKE = """\

@@ -1,0 +1,137 @@
+"""Software from CVMFS: jobs run it, a second publication reaches mounted clients, and a web server that goes away takes nothing with it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support import Node, Site
+
+HELLO = "software/hello/current/bin/hello"
+
+
+@pytest.fixture(scope="module")
+def stratum0(site: Site) -> Node:
+    """Where the site's own repository is published."""
+    return site.first("cvmfs_stratum0")
+
+
+@pytest.fixture(scope="module")
+def clients(site: Site) -> list[Node]:
+    """The nodes that mount it."""
+    found = site.having("cvmfs_client")
+    assert found, f"site {site.name} has no node with cvmfs_client"
+    return found
+
+
+@pytest.fixture(scope="module")
+def fqrn(site: Site) -> str:
+    """The repository."""
+    return f"sw.{site.domain}"
+
+
+@pytest.fixture
+def publish(stratum0: Node, fqrn: str) -> Iterator[Callable[[str], int]]:
+    """Change the repository by a shell script in its tree; gives the new revision. What was there before is published again at the end."""
+    before = revision_published(stratum0, fqrn)
+
+    def change(script: str) -> int:
+        stratum0.sh(f"gridstead-cvmfs transaction {fqrn}")
+        done = stratum0.sh(f"(set -e; cd /var/spool/cvmfs/{fqrn}/tree; {script}) && gridstead-cvmfs publish {fqrn}", check=False)
+        if done.rc:
+            stratum0.sh(f"gridstead-cvmfs abort {fqrn}", check=False)
+            pytest.fail(str(done))
+        return revision_published(stratum0, fqrn)
+
+    yield change
+    if revision_published(stratum0, fqrn) != before:
+        stratum0.sh(f"gridstead-cvmfs rollback {fqrn} {before}")
+
+
+def revision_published(stratum0: Node, fqrn: str) -> int:
+    """The repository's current revision."""
+    return int(stratum0.out(f"grep --text ^S /srv/cvmfs/{fqrn}/.cvmfspublished")[1:])
+
+
+def ttl(stratum0: Node, fqrn: str) -> int:
+    """How long clients go by what they have, with what caches on the way add to it, seconds."""
+    return int(stratum0.out(f"grep --text ^D /srv/cvmfs/{fqrn}/.cvmfspublished")[1:]) + 20
+
+
+def reload(node: Node, fqrn: str, revision: int) -> None:
+    """Have a client look for a new revision now, and wait until it shows it."""
+    node.sh(f"systemctl reload gridstead-cvmfs@{fqrn}.service")
+    query = f'python3 -c \'import os; print(os.getxattr("/cvmfs/{fqrn}", "user.revision").decode())\''
+    until(f"revision {revision} on {node.name}", lambda: node.out(query) == str(revision), seconds=30)
+
+
+def test_a_job_runs_software_from_cvmfs(frontend: Node, computes: list[Node], fqrn: str) -> None:
+    """An interpreter script, a shared library and a file of more than 24 MB, on every compute node."""
+    for node in computes:
+        said = frontend.out(f"cd /; srun --nodelist={node.name} /cvmfs/{fqrn}/{HELLO} </dev/null", user="alice")
+        assert f"Hello from {node.name}" in said, f"{said}\n{node.journal(f'gridstead-cvmfs@{fqrn}')}"
+        assert "26214400 bytes" in said
+
+
+def test_every_client_shows_what_is_published(stratum0: Node, clients: list[Node], fqrn: str) -> None:
+    wanted = stratum0.out(f"gridstead-cvmfs cat {fqrn} /software/hello/1.0/share/data.bin | sha256sum")
+    for node in clients:
+        assert node.out(f"sha256sum </cvmfs/{fqrn}/software/hello/1.0/share/data.bin") == wanted, node.name
+
+
+def test_a_second_publication_is_seen_within_the_ttl(stratum0: Node, clients: list[Node], fqrn: str, publish: Callable[[str], int]) -> None:
+    """By clients that are not told, that have looked for the name already, and that have the old revision mounted all the while."""
+    for node in clients:
+        assert node.sh(f"cat /cvmfs/{fqrn}/e2e/version", check=False).rc != 0
+    publish("mkdir -p e2e; echo second >e2e/version")
+    began = time.monotonic()
+    patience = ttl(stratum0, fqrn)
+    for node in clients:
+        until(
+            f"the second publication on {node.name}",
+            lambda node=node: node.sh(f"cat /cvmfs/{fqrn}/e2e/version", check=False).stdout == "second\n",
+            seconds=patience - (time.monotonic() - began),
+            pause=1,
+        )
+
+
+def test_without_the_web_server(stratum0: Node, frontend: Node, computes: list[Node], fqrn: str, publish: Callable[[str], int]) -> None:
+    """What is cached is read, and jobs run it; what is not fails quickly; with the server all is well again."""
+    revision = publish("mkdir -p e2e; echo fresh >e2e/not-cached")
+    node = computes[0]
+    reload(node, fqrn, revision)
+    run = f"cd /; srun --nodelist={node.name} /cvmfs/{fqrn}/{HELLO} </dev/null"
+    frontend.sh(run, user="alice")
+    try:
+        stratum0.sh("systemctl stop nginx")
+        assert "Hello from" in frontend.out(run, user="alice")
+        began = time.monotonic()
+        failed = node.sh(f"cat /cvmfs/{fqrn}/e2e/not-cached", check=False)
+        assert "Input/output error" in failed.stderr, str(failed)
+        assert time.monotonic() - began < 15
+    finally:
+        stratum0.sh("systemctl start nginx")
+    until("the client to recover", lambda: node.sh(f"cat /cvmfs/{fqrn}/e2e/not-cached", check=False).stdout == "fresh\n", seconds=30)
+
+
+def test_a_killed_client_comes_back(computes: list[Node], fqrn: str) -> None:
+    node = computes[-1]
+    node.sh(f"systemctl kill --signal=KILL gridstead-cvmfs@{fqrn}.service")
+    until(
+        f"the mount of {node.name}",
+        lambda: node.sh(f"test -x /cvmfs/{fqrn}/{HELLO}", check=False).rc == 0,
+        seconds=30,
+    )
+
+
+def test_alice_can_change_nothing(computes: list[Node], fqrn: str) -> None:
+    refused = computes[0].sh(f"touch /cvmfs/{fqrn}/x", user="alice", check=False)
+    assert "Read-only file system" in refused.stderr, str(refused)
+    assert computes[0].sh("ls /var/lib/cvmfs/shared", user="alice", check=False).rc != 0, "the cache is nobody's business"

@@ -36,8 +36,11 @@ def check(settings: Settings) -> None:
         destination = route["dst"]
         if destination == "default" or route.get("dev") == settings.device or route.get("type") in ("broadcast", "multicast"):
             continue
+        taken = IPv4Network(destination, strict=False)
+        if taken.prefixlen < 8:
+            continue  # a default route in halves, as VPNs make it
         for network, variable in variables.items():
-            if network.overlaps(IPv4Network(destination, strict=False)):
+            if network.overlaps(taken):
                 raise InputError(
                     f"{variable}: {network} clashes with this machine's route to {destination} on {route.get('dev', '?')}",
                     hint=f"set {variable} to a private network that is free, such as 10.177.0.0/24",

@@ -329,6 +329,17 @@ def test_an_older_revision_is_refused(bench: Bench) -> None:
     other.close()
 
 
+def test_a_repository_made_anew_with_other_keys(bench: Bench) -> None:
+    """It begins at revision 1. What was seen before was another one: whoever configures the new key gets the new repository."""
+    bench.mounted().close()
+    anew = cvmfs_support.make(bench.scratch / "anew")
+    with serving(anew.layout.web.parent) as web:
+        client = bench.mounted(f"{web.url}/@fqrn@", CVMFS_PUBLIC_KEY=str(anew.layout.public_key))
+        assert client.publication.current is not None
+        assert client.publication.current.revision == 1
+        client.close()
+
+
 def test_a_server_that_is_behind(bench: Bench) -> None:
     """The next one is asked."""
     behind = bench.scratch / "behind"

@@ -53,6 +53,16 @@ class OpenFile:
         else:
             self._offsets, self._parts = [], []
 
+    def is_at_hand(self) -> bool:
+        """Whether its first bytes need no download."""
+        if not self._parts:
+            return True
+        found = self._store.at_hand(self._parts[0])
+        if found is None:
+            return False
+        self._hold(0, found)
+        return True
+
     def now(self, offset: int, size: int) -> bytes | None:
         """Bytes from an offset, fewer at the end; None when they have to be fetched, see ``read``.
 

@@ -342,7 +342,7 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         entry = await self._operation(lambda: self._tree.entry(inode))
         chunks = await self._operation(lambda: self._tree.chunks(inode)) if entry.chunked else ()
         file = OpenFile(self._repository.store, entry, inode, chunks)
-        if not chunks and file.now(0, 1) is None:
+        if not chunks and not file.is_at_hand():
             await self._in_thread(file.read, 0, 1)
         self._repository.attributes.opened += 1
         # An inode's content never changes: the kernel may keep it.

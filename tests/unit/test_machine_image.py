@@ -101,6 +101,7 @@ def test_name_follows_release_halves_and_settings(monkeypatch: pytest.MonkeyPatc
         (image, "current_halves", lambda: {"base": "2"}),
         (image, "base_tag", lambda _: "base:other"),
         (guest, "PACKAGES", (*guest.PACKAGES, "hello")),
+        (guest, "MASKED", (*guest.MASKED, "hello.service")),
         (guest, "FILES", {**guest.FILES, "etc/motd": "hello\n"}),
         (guest, "INSTALL", guest.INSTALL + "true\n"),
     ):
@@ -141,6 +142,9 @@ def test_the_guests_files_are_well_formed() -> None:
     for target, text in guest.FILES.items():
         assert not target.startswith("/"), target
         assert text.endswith("\n"), target
-    scripts = [guest.INSTALL, guest.FINISH, *(text for text in guest.FILES.values() if text.startswith("#!"))]
+    assert "{unmasked}" not in guest.install()
+    assert "{masked}" not in guest.install()
+    assert "{generators}" not in guest.install()
+    scripts = [guest.install(), guest.FINISH, *(text for text in guest.FILES.values() if text.startswith("#!"))]
     for script in scripts:
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)

@@ -18,6 +18,9 @@ GENERATORS_OFF = (
     *("systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-rc-local-generator"),
     *("systemd-ssh-generator", "systemd-system-update-generator", "systemd-sysv-generator", "systemd-tpm2-generator"),
 )
+#: Modules that units ask for at boot and these machines have no use for by then; the kernel still loads them when a program asks.
+#: Each costs a program, an xz decompression, and for loop eight devices to announce.
+MASKED = ("modprobe@drm.service", "modprobe@dm_mod.service", "modprobe@loop.service")
 #: Masked for containers (providers/podman/image.py) and needed here.
 UNMASKED = (
     *("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-logind.service", "systemd-modules-load.service"),
@@ -137,8 +140,6 @@ FILES = {
     "etc/systemd/network/80-gridstead.network": _NETWORK,
     "etc/systemd/system/systemd-networkd-wait-online.service.d/gridstead.conf": _ONLINE,
     "etc/systemd/system/systemd-udev-trigger.service.d/gridstead.conf": _COLDPLUG,
-    # systemd-repart asks for the module, whose eight unused devices would be announced one by one.
-    "etc/modprobe.d/gridstead.conf": "options loop max_loop=0\n",
     "etc/repart.d/50-root.conf": _ROOT,
     # The list of data sources is short: asking each costs less than the shell script that narrows it down.
     "etc/cloud/ds-identify.cfg": "policy: enabled\n",
@@ -167,6 +168,7 @@ apt-get -qq purge --yes --auto-remove grub-pc-bin grub-common
 mkdir -p /etc/systemd/system-generators
 for generator in {generators}; do ln -sf /dev/null "/etc/systemd/system-generators/$generator"; done
 systemctl unmask --quiet {unmasked}
+systemctl mask --quiet {masked}
 systemctl preset-all --quiet
 rm -f /usr/sbin/policy-rc.d /etc/ssh/sshd_config.d/05-gridstead-seed.conf /etc/ssh/ssh_host_*_key*
 apt-get clean
@@ -185,3 +187,12 @@ rm -f etc/hostname
 # Units that bring caches up to date after an upgrade of /usr have nothing to do.
 touch etc/.updated var/.updated
 """
+
+
+def install() -> str:
+    """The script that makes a machine of the container, with the names of units and generators in it."""
+    words = {"{unmasked}": UNMASKED, "{masked}": MASKED, "{generators}": GENERATORS_OFF}
+    script = INSTALL
+    for placeholder, names in words.items():
+        script = script.replace(placeholder, " ".join(names))
+    return script

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gridstead.cluster.command import run
-from gridstead.cluster.errors import PreflightError
 from gridstead.cluster.paths import ROOT
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.openstack import disk, guest
@@ -25,8 +24,6 @@ from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
 
 #: Disk space to ask for before a build, bytes: base image, package cache, raw disk and compressed disk.
 BYTES_TO_BUILD = 5 * 2**30
-#: Debian package of the one program needed beyond those of the podman provider.
-PACKAGES = ("qemu-utils",)
 
 _GIB = 2**30
 #: Free space of the root file system before it grows into the machine's disk, bytes.
@@ -54,7 +51,17 @@ class MachineImage:
 
 def name(release: str) -> str:
     """The name of this checkout's image, whether it is built or not."""
-    settings = [guest.PACKAGES, guest.UNMASKED, guest.GENERATORS_OFF, guest.FILES, guest.INSTALL, guest.FINISH, _FREE, _VARIABLES]
+    settings = [
+        guest.PACKAGES,
+        guest.MASKED,
+        guest.UNMASKED,
+        guest.GENERATORS_OFF,
+        guest.FILES,
+        guest.INSTALL,
+        guest.FINISH,
+        _FREE,
+        _VARIABLES,
+    ]
     bake = (ROOT / "playbooks" / "bake.yml").read_text()
     content = json.dumps([image.base_tag(release), image.current_halves(), bake, settings], sort_keys=True)
     return f"gridstead-node-{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
@@ -87,13 +94,14 @@ def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = 
         rebuild: build it even when it is there.
 
     Raises:
+        PreflightError: qemu-img is missing and could not be installed.
         GridsteadError: the build failed; an image that was there is still there.
     """
     with host_lock("image"):
         if not rebuild and (found := find(release)):
             return found
         if shutil.which("qemu-img") is None:
-            raise PreflightError("qemu-img is missing; it writes the image of the virtual machines", hint="apt-get install qemu-utils")
+            podman.host.install_packages()
         _build(podman, release, progress, rebuild=rebuild)
         image.prune(podman, keep=image.tags(release))
         built = find(release)
@@ -124,7 +132,7 @@ def _build(podman: Podman, release: str, progress: Progress, *, rebuild: bool) -
         with progress.step("install kernel and cloud-init", release):
             _write_files(scratch / "tree", root_id)
             podman("cp", f"{scratch / 'tree'}/.", f"{container}:/")
-            script = guest.INSTALL.replace("{unmasked}", " ".join(guest.UNMASKED)).replace("{generators}", " ".join(guest.GENERATORS_OFF))
+            script = guest.install()
             podman("exec", container, "sh", "-c", script, "install", *guest.PACKAGES, timeout=900)
             podman("stop", container, timeout=60)
         with progress.step("write disk", target.stem):

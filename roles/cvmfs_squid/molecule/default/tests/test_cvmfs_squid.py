@@ -25,7 +25,7 @@ def ask(host: Host, path: str, *, by: str = "compute001", server: str | None = N
     """The status of a request through the cache, and what the cache says of where it was."""
     url = f"http://{server or address(other(host, 'frontend001')) + ':8000'}{path}"
     said = other(host, by).run(
-        "curl --silent --output /dev/null --max-time 20 --request %s --proxy http://%s:3128 --write-out '%%{http_code} %%header{x-cache}' %s",
+        "curl --silent --output /dev/null --max-time 20 --request %s --proxy http://%s:3128 --write-out '%%{http_code} %%header{cache-status}' %s",
         method,
         address(host),
         url,
@@ -46,7 +46,7 @@ def test_objects_come_from_the_cache_the_second_time(host: Host) -> None:
     assert ask(host, path)[0] == 200
     status, cache = ask(host, path)
     assert status == 200
-    assert cache.startswith("HIT"), cache
+    assert ";hit" in cache, cache
 
 
 def test_a_new_revision_is_not_held_back(host: Host) -> None:
@@ -67,4 +67,4 @@ def test_what_else_is_refused(host: Host) -> None:
     assert ask(host, path, server="192.0.2.1")[0] == 403, "a server of no repository"
     assert ask(host, "/etc/passwd")[0] == 403, "a path that is not of CVMFS"
     assert ask(host, path, method="POST")[0] == 403
-    assert ask(host, path, server=f"{address(other(host, 'frontend001'))}:22")[0] in (403, 502, 503)
+    assert ask(host, path, server=f"{address(other(host, 'frontend001'))}:22")[0] == 403, "a port of no web server"

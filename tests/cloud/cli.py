@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -142,6 +143,8 @@ def _exports(settings: Settings) -> str:
 
 def main() -> None:
     """Run the command; one clear message and the error's exit code when it fails."""
+    # openstacksdk warns of every API that does not answer; here that is a state to report, not a surprise.
+    logging.basicConfig(level=logging.CRITICAL)
     try:
         app(standalone_mode=True)
     except GridsteadError as error:

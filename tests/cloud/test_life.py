@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud import root
+from cloud import config, root
 from cloud.settings import DEFAULT_DATA, Settings
 
 CLOUD = Path(__file__).parent / "cloud"
@@ -108,7 +108,8 @@ def test_killed_at_any_moment_it_comes_up(running: Settings) -> None:
 
 
 def test_up_on_an_up_cloud_changes_nothing(running: Settings) -> None:
-    before, written = _seen(), {path: path.stat().st_mtime_ns for path in (running.roots / root.digest() / "etc").rglob("*.conf")}
+    tree = running.roots / root.digest()
+    before, written = _seen(), {path: path.stat().st_mtime_ns for path in (tree / file.target.lstrip("/") for file in config.FILES)}
     began = time.monotonic()
     cloud("up", "--zones", "fake")
     took = time.monotonic() - began

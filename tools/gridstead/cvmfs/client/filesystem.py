@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import stat
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyfuse3  # type: ignore[import-not-found]  # a package of the nodes' distribution (python3-pyfuse3), not built here
@@ -392,6 +393,8 @@ def serve(repository: Repository, mountpoint: str, before: Callable[[], None], r
     if configuration.check_permissions:
         options.add("default_permissions")
     filesystem = Filesystem(repository)
+    # A thread that decompresses must not hold up the loop, which answers everybody else.
+    sys.setswitchinterval(0.0005)
     pyfuse3.init(filesystem, mountpoint, options)
     try:
         before()

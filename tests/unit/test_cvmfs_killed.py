@@ -177,7 +177,7 @@ def _memory(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("operation", "least"),
     [
-        ("create", 12), ("publish", 25), ("publish-transaction", 15), ("transaction", 25), ("abort", 15), ("rollback", 10), ("tag", 8),
+        ("create", 12), ("publish", 25), ("publish-transaction", 15), ("transaction", 15), ("abort", 15), ("rollback", 10), ("tag", 8),
         ("gc", 10), ("resign", 2),
     ],
 )  # fmt: skip

@@ -104,7 +104,8 @@ def test_a_second_publication_is_seen_within_the_ttl(stratum0: Node, clients: li
 
 def test_without_the_web_server(stratum0: Node, frontend: Node, computes: list[Node], fqrn: str, publish: Callable[[str], int]) -> None:
     """What is cached is read, and jobs run it; what is not fails quickly; with the server all is well again."""
-    revision = publish("mkdir -p e2e; echo fresh >e2e/not-cached")
+    revision = publish("mkdir -p e2e; date +%s%N >e2e/not-cached")
+    fresh = stratum0.out(f"gridstead-cvmfs cat {fqrn} /e2e/not-cached")
     node = computes[0]
     reload(node, fqrn, revision)
     run = f"cd /; srun --nodelist={node.name} /cvmfs/{fqrn}/{HELLO} </dev/null"
@@ -118,7 +119,7 @@ def test_without_the_web_server(stratum0: Node, frontend: Node, computes: list[N
         assert time.monotonic() - began < 15
     finally:
         stratum0.sh("systemctl start nginx")
-    until("the client to recover", lambda: node.sh(f"cat /cvmfs/{fqrn}/e2e/not-cached", check=False).stdout == "fresh\n", seconds=30)
+    until("the client to recover", lambda: node.sh(f"cat /cvmfs/{fqrn}/e2e/not-cached", check=False).stdout.strip() == fresh, seconds=30)
 
 
 def test_a_killed_client_comes_back(computes: list[Node], fqrn: str) -> None:

@@ -80,6 +80,13 @@ class Bench:
         return client
 
 
+def with_other_keys(bench: Bench, prefix: Path) -> Published:
+    """A repository of the same name, of somebody else."""
+    mine = bench.published.layout.public_key.read_bytes()
+    made = (cvmfs_support.make(prefix / str(number)) for number in range(4))
+    return next(other for other in made if other.layout.public_key.read_bytes() != mine)
+
+
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published repository, to be copied: keys take time."""
@@ -332,7 +339,7 @@ def test_an_older_revision_is_refused(bench: Bench) -> None:
 def test_a_repository_made_anew_with_other_keys(bench: Bench) -> None:
     """It begins at revision 1. What was seen before was another one: whoever configures the new key gets the new repository."""
     bench.mounted().close()
-    anew = cvmfs_support.make(bench.scratch / "anew")
+    anew = with_other_keys(bench, bench.scratch / "anew")
     with serving(anew.layout.web.parent) as web:
         client = bench.mounted(f"{web.url}/@fqrn@", CVMFS_PUBLIC_KEY=str(anew.layout.public_key))
         assert client.publication.current is not None
@@ -360,7 +367,7 @@ def test_a_server_that_is_behind(bench: Bench) -> None:
 
 
 def test_wrong_key(bench: Bench, tmp_path: Path) -> None:
-    other = cvmfs_support.make(tmp_path / "other")
+    other = with_other_keys(bench, tmp_path / "other")
     with pytest.raises(TrustError, match="not signed by any of the 1 master keys"):
         bench.mounted(CVMFS_PUBLIC_KEY=str(other.layout.public_key))
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from gridstead.cluster import inventory, secrets
 from gridstead.cluster.errors import InputError, PreflightError
 from gridstead.cluster.paths import SitePaths
-from gridstead.cluster.providers.base import NodeAccess
 from gridstead.cluster.providers import subnet
+from gridstead.cluster.providers.base import NodeAccess
 from gridstead.cluster.spec import SERVICES, Cluster
 
 SPEC = Cluster.model_validate(

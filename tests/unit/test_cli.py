@@ -73,7 +73,7 @@ def test_an_unknown_command_or_option_is_bad_input(run: Run) -> None:
 
 
 def test_an_unknown_site_names_the_known_ones(run: Run) -> None:
-    assert "known: local" in one_error(run("plan", "--site", "nowhere"), 2)
+    assert "known: arc-local, local, openstack" in one_error(run("plan", "--site", "nowhere"), 2)
 
 
 @pytest.mark.parametrize(

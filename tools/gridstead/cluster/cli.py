@@ -14,7 +14,7 @@ import typer
 from gridstead.cluster import doctor as doctors
 from gridstead.cluster import report, status, verification
 from gridstead.cluster.errors import GridsteadError, InputError
-from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.inventory import root_argv, ssh_argv
 from gridstead.cluster.paths import ROOT
 from gridstead.cluster.progress import Progress, error_console, result_console
 from gridstead.cluster.resources import Kind
@@ -159,18 +159,18 @@ def ssh(
     site: SiteOption = "local",
     user: Annotated[str | None, typer.Option("--user", "-u", help="Run as this user of the node, in a login shell.")] = None,
 ) -> None:
-    """Log in to a node, or run a command there. The exit code is the command's."""
+    """Log in to a node as root, or run a command there. The exit code is the command's."""
+    # One word is a line for a shell; several are a program and its arguments, kept apart.
+    given = list(command or [])
+    words = ["sh", "-c", given[0]] if len(given) == 1 else given
+    if user:
+        words = ["runuser", "-l", user, *(["-c", " ".join(given)] if given else [])]
     with _opened(site, quiet=True) as opened:
         access = opened.access(node)
-        argv = ssh_argv(opened.paths, access)
-    words = list(command or [])
-    if user:
-        words = ["runuser", "-l", user, *(["-c", " ".join(words)] if words else [])]
-    if words:
-        import shlex
-
-        # ssh joins its words with blanks for the shell there: one quoted word keeps what was given together.
-        argv.append(shlex.join(words) if len(words) > 1 or user else words[0])
+        if words or access.user != "root":
+            argv = root_argv(opened.paths, access, *(words or ["bash", "-l"]))
+        else:
+            argv = ssh_argv(opened.paths, access)
     if sys.stdin.isatty():
         argv.insert(1, "-t")
     os.execvp("ssh", argv)  # noqa: S606 - replaces this process, so that signals and exit codes are ssh's own

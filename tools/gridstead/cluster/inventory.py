@@ -29,6 +29,18 @@ def ssh_argv(paths: SitePaths, access: NodeAccess, *, connect_timeout: int = 5) 
     ]
 
 
+def root_argv(paths: SitePaths, access: NodeAccess, *words: str) -> list[str]:
+    """The ssh command line that runs a program on a node as root, whoever the node lets in.
+
+    Args:
+        paths: where the cluster's key is.
+        access: the node.
+        words: the program and its arguments, each kept whole.
+    """
+    become = [] if access.user == "root" else ["sudo", "-n", "--"]
+    return [*ssh_argv(paths, access), shlex.join([*become, *words])]
+
+
 def host_variables(spec: Cluster, paths: SitePaths, node: str, access: NodeAccess) -> dict[str, Any]:
     """The inventory variables of one node."""
     kind = spec.nodes[node[:-3]]

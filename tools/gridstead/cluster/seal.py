@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gridstead.cluster import node_state
-from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.inventory import root_argv
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.providers.base import NodeAccess
 
@@ -35,18 +35,19 @@ def digest(paths: SitePaths, listing: dict[str, Any]) -> str:
     """
     summed = hashlib.sha256(json.dumps(listing, sort_keys=True, default=str).encode())
     site = [path for path in paths.spec.parent.rglob("*") if "molecule" not in paths.spec.parts]
-    for path in sorted([*(ROOT / "roles").rglob("*"), *(ROOT / "playbooks").glob("*"), *site, *paths.secrets.glob("munge.key")]):
+    # What role gridstead_package carries to the nodes.
+    package = [path for part in ("cvmfs", "pki") for path in (ROOT / "tools" / "gridstead" / part).rglob("*.py")]
+    for path in sorted([*package, *(ROOT / "roles").rglob("*"), *(ROOT / "playbooks").glob("*"), *site, *paths.secrets.glob("munge.key")]):
         if path.is_file() and not _ASIDE & set(path.parts) and path.suffix != ".md":
             summed.update(str(path).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return summed.hexdigest()
 
 
 def _on(paths: SitePaths, access: NodeAccess, action: str, digest_: str, shares: Iterable[str]) -> list[str]:
-    become = [] if access.user == "root" else ["sudo", "-n"]
-    argv = [*ssh_argv(paths, access), *become, "/usr/bin/python3", "-", action, digest_, *shares]
+    argv = root_argv(paths, access, "/usr/bin/python3", "-", action, digest_, *shares)
     try:
         script = Path(node_state.__file__).read_text()
-        done = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
         return ["it does not answer"]
     return done.stdout.splitlines() if done.returncode == 0 else [(done.stderr.strip().splitlines() or ["it does not answer"])[-1]]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.inventory import root_argv
 from gridstead.cluster.providers.base import NodeAccess
 from gridstead.cluster.resources import Found, Kind, Status
 from gridstead.cluster.site import Site
@@ -98,9 +98,9 @@ def _ask(site: Site, node: str, found: Found | None, access: NodeAccess | None, 
 
 def _probe(site: Site, access: NodeAccess, script: str) -> dict[str, list[str]] | None:
     """What a script on a node says, by section; None when the node does not answer."""
-    argv = [*ssh_argv(site.paths, access), "sh"]
+    argv = root_argv(site.paths, access, "sh")
     try:
-        answer = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=30, check=False)
+        answer = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
         return None
     # 255 is ssh's own (ssh(1), EXIT STATUS).

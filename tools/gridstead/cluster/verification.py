@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 
 from gridstead.cluster.errors import GridsteadError
-from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.inventory import root_argv
 from gridstead.cluster.paths import ROOT
 from gridstead.cluster.site import Site
 
@@ -84,7 +84,7 @@ def first_job(site: Site) -> FirstJob:
     with site.progress.step("first job", f"through {through} on {frontend}", silent=True):
         try:
             done = subprocess.run(
-                [*ssh_argv(site.paths, access), *(f"'{word}'" for word in user)],
+                root_argv(site.paths, access, *user),
                 input=script,
                 capture_output=True,
                 text=True,

@@ -253,7 +253,7 @@ def openstack(run: Run) -> None:
             run("pytest", "-v", "tests/api_faults", *run.arguments)
 
 
-def machines(run: Run) -> None:
+def openstack_full(run: Run) -> None:
     """A whole site on virtual machines of that OpenStack, with NFS by the kernel; jobs through it."""
     with test_cloud(run, "real") as told:
         if told:
@@ -317,7 +317,7 @@ class Part:
     @property
     def name(self) -> str:
         """What to call it by."""
-        return self.run.__name__
+        return self.run.__name__.replace("_", "-")
 
     @property
     def text(self) -> str:
@@ -335,8 +335,8 @@ PARTS = {
         Part(openstack, nodes=True),
         Part(e2e, nodes=True),
         Part(faults, nodes=True),
-        Part(machines, nodes=True),
         Part(molecule, nodes=True),
+        Part(openstack_full, default=False, nodes=True),
         Part(bench, default=False, nodes=True),
         Part(lock, default=False),
     )

@@ -11,6 +11,7 @@ from support import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from support import Node, Site
 
@@ -136,3 +137,22 @@ def test_alice_can_change_nothing(computes: list[Node], fqrn: str) -> None:
     refused = computes[0].sh(f"touch /cvmfs/{fqrn}/x", user="alice", check=False)
     assert "Read-only file system" in refused.stderr, str(refused)
     assert computes[0].sh("ls /var/lib/cvmfs/shared", user="alice", check=False).rc != 0, "the cache is nobody's business"
+
+
+def test_the_operator_publishes_a_directory(site: Site, stratum0: Node, fqrn: str, tmp_path: Path) -> None:
+    """From the operator's machine, with the operator's command; and it is undone the same way."""
+    before = revision_published(stratum0, fqrn)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "answer").write_text("#!/bin/sh\necho 42\n")
+    (tmp_path / "bin" / "answer").chmod(0o755)
+    site.cluster("cvmfs", "publish", fqrn, tmp_path)
+    try:
+        assert revision_published(stratum0, fqrn) > before
+        assert "bin" in site.cluster("cvmfs", "ls", fqrn).stdout.split()
+        assert site.cluster("cvmfs", "cat", fqrn, "/bin/answer").stdout == "#!/bin/sh\necho 42\n"
+        site.cluster("cvmfs", "check", fqrn)
+    finally:
+        site.cluster("cvmfs", "rollback", fqrn, str(before))
+    wrong = site.cluster("cvmfs", "publish", fqrn, tmp_path / "nowhere", check=False)
+    assert wrong.returncode == 2
+    assert "no such directory" in wrong.stderr

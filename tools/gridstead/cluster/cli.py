@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gridstead.cluster import doctor as doctors
-from gridstead.cluster import report, status, verification
+from gridstead.cluster import report, software, status, verification
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.inventory import root_argv, ssh_argv
 from gridstead.cluster.paths import ROOT
@@ -174,6 +174,17 @@ def ssh(
     if sys.stdin.isatty():
         argv.insert(1, "-t")
     os.execvp("ssh", argv)  # noqa: S606 - replaces this process, so that signals and exit codes are ssh's own
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def cvmfs(
+    arguments: Annotated[list[str] | None, typer.Argument(help="publish FQRN DIR, list, check FQRN, ls FQRN, …; --help for all.")] = None,
+    site: SiteOption = "local",
+) -> None:
+    """The site's software repositories: publish a directory of this machine, list, check, roll back. As gridstead-cvmfs, on the frontend."""
+    with _opened(site, quiet=True) as opened:
+        code = software.run(opened, arguments or ["--help"])
+    raise typer.Exit(code)
 
 
 @app.command()

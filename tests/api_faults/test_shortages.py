@@ -176,7 +176,7 @@ def test_a_server_that_no_host_takes(small: Path, admin: Any, member: Any) -> No
 def test_a_stuck_volume_is_told_and_left_alone(small: Path, admin: Any, member: Any) -> None:
     cluster("up", "--site", small, "--no-wait")
     volume = next(one for one in member.block_storage.volumes() if one.metadata.get("gridstead.name") == "server001-data")
-    admin.block_storage.reset_volume_status(volume.id, "error", "detached", None)
+    admin.block_storage.reset_volume_status(volume.id, "error", None, None)
     try:
         done = cluster("up", "--site", small, "--no-wait", check=False)
         assert done.returncode == 1
@@ -184,7 +184,7 @@ def test_a_stuck_volume_is_told_and_left_alone(small: Path, admin: Any, member: 
         assert "error" in done.stderr
         assert volume.id in {one.id for one in member.block_storage.volumes()}
     finally:
-        admin.block_storage.reset_volume_status(volume.id, "in-use", "attached", None)
+        admin.block_storage.reset_volume_status(volume.id, "in-use", None, None)
     for _ in range(20):
         if json.loads(cluster("plan", "--site", small, "--json").stdout) == []:
             break

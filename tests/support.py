@@ -193,3 +193,25 @@ def killed_after(steps: int, *arguments: str | Path) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
     return process.wait(timeout=60) == -signal.SIGKILL
+
+
+def two_at_once(spec: Path, option: str, *, seconds: float) -> None:
+    """Run `up` while another one is at work: the first goes on to its end, the second refuses and says who is there.
+
+    Args:
+        spec: the cluster.yml.
+        option: of both runs of `up`.
+        seconds: in which the first must have ended, once its output has.
+    """
+    first = subprocess.Popen([str(CLUSTER), "up", "--site", str(spec), option], stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None, "stderr=PIPE makes it one"
+    with first.stderr:
+        for line in first.stderr:
+            if "✓" in line:
+                break
+        second = cluster("up", "--site", spec, option, check=False)
+        first.stderr.read()
+    assert first.wait(timeout=seconds) == 0
+    assert second.returncode == 1
+    assert f"process {first.pid}" in second.stderr
+    assert "wait for it to end" in second.stderr

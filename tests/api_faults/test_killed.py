@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from project import WHOLE, inventory, more
-from support import CLUSTER, cluster, killed_after
+from support import cluster, killed_after, two_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,17 +36,7 @@ def test_up_and_down_killed_at_every_step(small: Path, member: Any) -> None:
 
 def test_two_at_once(small: Path, member: Any) -> None:
     before = inventory(member)
-    first = subprocess.Popen([str(CLUSTER), "up", "--site", str(small), "--no-wait"], stderr=subprocess.PIPE, text=True)
-    assert first.stderr is not None, "stderr=PIPE makes it one"
-    with first.stderr:
-        for line in first.stderr:
-            if "✓" in line:
-                break
-        second = cluster("up", "--site", small, "--no-wait", check=False)
-        first.stderr.read()
-    assert first.wait(timeout=300) == 0
-    assert second.returncode == 1
-    assert f"process {first.pid}" in second.stderr
+    two_at_once(small, "--no-wait", seconds=300)
     assert more(before, inventory(member)) == WHOLE
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import TYPE_CHECKING
 
 from gridstead.cluster.host import Host
 from gridstead.cluster.providers.podman.engine import RUNTIME, Podman
 from leftovers import leftovers
-from support import CLUSTER, cluster, killed_after
+from support import cluster, killed_after, two_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,18 +37,7 @@ def test_up_and_down_killed_at_every_step(small: Path) -> None:
 
 
 def test_two_at_once(small: Path) -> None:
-    first = subprocess.Popen([str(CLUSTER), "up", "--site", str(small), "--no-configure"], stderr=subprocess.PIPE, text=True)
-    assert first.stderr is not None, "stderr=PIPE makes it one"
-    with first.stderr:
-        for line in first.stderr:
-            if "✓" in line:
-                break
-        second = cluster("up", "--site", small, "--no-configure", check=False)
-        first.stderr.read()
-    assert first.wait(timeout=120) == 0
-    assert second.returncode == 1
-    assert f"process {first.pid}" in second.stderr
-    assert "wait for it to end" in second.stderr
+    two_at_once(small, "--no-configure", seconds=120)
 
 
 def test_an_address_that_podman_never_gave_back(small: Path) -> None:

@@ -352,7 +352,7 @@ class OpenStackProvider(Provider):
         user = self.spec.image.user
         entry = next((outside[name] for name in self.spec.node_names() if name in outside), None)
         current = current_halves()
-        halves = Images.halves(self._node_image(servers))
+        halves = Images.halves(self.images.find()) if servers else {}
         baked = sorted(role for role, digest in halves.items() if current.get(role) == digest)
         result = {}
         for node, found in servers.items():
@@ -372,10 +372,6 @@ class OpenStackProvider(Provider):
                 ssh_options=access.jump(self.paths, user, entry) if entry and node not in outside else (),
             )
         return result
-
-    def _node_image(self, servers: dict[str, Found]) -> Any:
-        """The image whose install halves the nodes have, when it is the kit's own and still there."""
-        return self.images.find() if servers else None
 
     @staticmethod
     def _devices(node: str, observed: Observed) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cloud import seed
 from cloud.machine import Machine
@@ -11,6 +12,9 @@ from cloud.services import Service, Supervisor, of_stages
 from cloud.settings import FAKE_HOSTS, REAL_HOST, Settings
 from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import GridsteadError
+
+if TYPE_CHECKING:
+    from openstack.connection import Connection
 
 _API = ("nova-conductor", "nova-scheduler")
 _REAL_AGENTS = ("neutron-linuxbridge-agent", "neutron-dhcp-agent", "neutron-l3-agent", "neutron-metadata-agent")
@@ -72,6 +76,7 @@ def _unready(settings: Settings, passwords: dict[str, str], wanted: frozenset[st
     if missing:
         return missing
     missing = [f"{host} in its zone" for host in sorted(seed.zones(settings, passwords, wanted))]
+    missing += [f"{host} where nova's scheduler sends servers" for host in sorted(computes - _schedulable(admin))]
     if missing:
         return missing
     # What a member's first calls will be.
@@ -81,6 +86,21 @@ def _unready(settings: Settings, passwords: dict[str, str], wanted: frozenset[st
     list(member.compute.servers(details=False))
     named = {zone.name for zone in member.compute.availability_zones()}
     return missing + [f"zone {zone}" for zone in sorted(wanted - named)]
+
+
+def _schedulable(admin: Connection) -> set[str]:
+    """The compute hosts that a server can be built on.
+
+    A host that is up and in its zone is not yet one of them: until the scheduler's next round maps it to a cell, the build of
+    a server that was sent there fails with "Host is not mapped to any cell". Only mapped hosts are among the hypervisors
+    (nova/compute/api.py, target_host_cell). Placement offers a host once it has its inventory.
+    """
+    offered = {
+        provider.name
+        for provider in admin.placement.resource_providers()
+        if any(True for _ in admin.placement.resource_provider_inventories(provider))
+    }
+    return {hypervisor.service_details["host"] for hypervisor in admin.compute.hypervisors(details=True) if hypervisor.name in offered}
 
 
 def failures(machine: Machine, supervisor: Supervisor, stages: tuple[str, ...]) -> list[str]:

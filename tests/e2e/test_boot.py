@@ -1,0 +1,43 @@
+"""Nodes boot: all by themselves, into the same state."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from support import until
+
+if TYPE_CHECKING:
+    from support import Node, Site
+
+
+def test_no_ordering_cycle(site: Site) -> None:
+    """systemd breaks a cycle by leaving out one of its units, now and then another one: a service is missing after some boots."""
+    for node in site.nodes.values():
+        told = node.sh("systemd-analyze verify --man=no default.target 2>&1", check=False).stdout
+        assert "cycle" not in told, f"{node.name}: {told}"
+
+
+def test_a_rebooted_node_comes_back(site: Site, frontend: Node, computes: list[Node]) -> None:
+    compute = computes[-1]
+
+    def booted() -> str:
+        """When its init started; empty while it does not answer."""
+        try:
+            return compute.out("stat -c %Z /proc/1")
+        except (RuntimeError, AssertionError):  # testinfra's word for ssh's own failures, and ours for the command's
+            return ""
+
+    before = booted()
+    with contextlib.suppress(RuntimeError):  # ssh ends with the node
+        compute.sh("systemctl reboot", check=False)
+    until(f"{compute.name} to boot", lambda: booted() not in ("", before), seconds=400)
+    until(
+        f"{compute.name} to rejoin Slurm",
+        lambda: frontend.out(f"sinfo --noheader --nodes={compute.name} --format=%T") == "idle",
+        seconds=300,
+    )
+    for volume in compute.volumes:
+        assert compute.out(f"findmnt --noheadings --output TARGET --target {volume['mount']}") == volume["mount"]
+    assert frontend.out(f"srun --nodelist={compute.name} hostname") == compute.name
+    assert not compute.out("systemctl list-units --state=failed --plain --no-legend"), site.name

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
+#: How many times as long as on an ordinary machine to wait for things, before a test fails: emulated processors are that slow.
+PATIENCE = float(os.environ.get("GRIDSTEAD_TEST_PATIENCE", "1"))
 CLUSTER = ROOT / "tools" / "cluster"
 
 
@@ -37,6 +39,7 @@ def cluster(
 
 def until(what: str, condition: Callable[[], Any], *, seconds: float = 60, pause: float = 0.3) -> Any:
     """Wait for a condition; returns what it gave, or fails saying what was waited for and what was seen last."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while True:
         seen = condition()

@@ -76,29 +76,29 @@ def test_a_slow_cloud(small: Path, member: Any, proxied: FaultyCloud) -> None:
     assert more(before, inventory(member)) == WHOLE
 
 
-def test_a_service_that_stays_away(small: Path, proxied: FaultyCloud) -> None:
+def test_a_service_that_stays_away(inner: Path, proxied: FaultyCloud) -> None:
     """It is told once, in the cloud's words, with the step that failed; what does not need it goes on."""
     proxied.proxy.inject(Answer(503), method="POST", path=r"/volumes$", times=None)
-    done = cluster("up", "--site", small, "--no-wait", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
+    done = cluster("up", "--site", inner, "--no-wait", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "create volume" in done.stderr
     assert "503" in done.stderr
     assert "✓ create node worker002" in done.stderr
     proxied.proxy.clear()
-    up(small, proxied)
+    up(inner, proxied)
 
 
-def test_as_many_list_calls_for_any_number_of_nodes(small: Path, proxied: FaultyCloud) -> None:
+def test_as_many_list_calls_for_any_number_of_nodes(inner: Path, proxied: FaultyCloud) -> None:
     def calls() -> int:
         already = len(proxied.proxy.requests())
-        cluster("plan", "--site", small, "--json", env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
+        cluster("plan", "--site", inner, "--json", env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
         return len(proxied.proxy.requests()) - already
 
-    up(small, proxied)
+    up(inner, proxied)
     three = calls()
-    small.write_text(small.read_text().replace("count: 2", "count: 6"))
-    up(small, proxied)
+    inner.write_text(inner.read_text().replace("count: 2", "count: 6"))
+    up(inner, proxied)
     assert calls() == three
 
 

@@ -129,10 +129,10 @@ def test_wrong_credentials(declared: Path, tmp_path: Path, monkeypatch: pytest.M
     refused(declared, code=1, says=["refuses the credentials", "clouds.yaml"])
 
 
-def test_a_flavor_that_goes_between_plan_and_apply(small: Path, admin: Any, member: Any) -> None:
+def test_a_flavor_that_goes_between_plan_and_apply(inner: Path, admin: Any, member: Any) -> None:
     admin.compute.create_flavor(name="fleeting", ram=512, vcpus=1, disk=5)
-    small.write_text(small.read_text().replace("fake.small", "fleeting"))
-    site = Site.open(small, Progress(quiet=True))
+    inner.write_text(inner.read_text().replace("fake.small", "fleeting"))
+    site = Site.open(inner, Progress(quiet=True))
     secrets.ensure(site.paths)
     plan, _ = site.plan()
     site.provider.preflight([step.resource for step in plan.steps if step.resource])
@@ -144,28 +144,44 @@ def test_a_flavor_that_goes_between_plan_and_apply(small: Path, admin: Any, memb
     assert {server.metadata["gridstead.name"] for server in member.compute.servers()} == {"worker001", "worker002"}
 
 
-def test_a_server_in_error_is_told_with_its_reason_and_replaced_alone(small: Path, admin: Any, member: Any) -> None:
-    cluster("up", "--site", small, "--no-wait")
+def test_an_image_that_goes_between_plan_and_apply(inner: Path, admin: Any, member: Any) -> None:
+    admin.image.create_image(name="fleeting", data=bytes(2**20), disk_format="raw", container_format="bare", visibility="public")
+    inner.write_text(inner.read_text().replace("image: {name: fake}", "image: {name: fleeting}"))
+    site = Site.open(inner, Progress(quiet=True))
+    secrets.ensure(site.paths)
+    plan, _ = site.plan()
+    site.provider.preflight([step.resource for step in plan.steps if step.resource])
+    admin.image.delete_image(admin.image.find_image("fleeting"))
+    with pytest.raises(StepError, match="server server001") as caught:
+        site.provision(wait=False)
+    assert "image" in str(caught.value).lower()
+    assert list(member.compute.servers()) == []
+    # The same run again names what is missing, before anything.
+    refused(inner, code=1, says=["no image 'fleeting'", "nothing was made"])
+
+
+def test_a_server_in_error_is_told_with_its_reason_and_replaced_alone(inner: Path, admin: Any, member: Any) -> None:
+    cluster("up", "--site", inner, "--no-wait")
     servers = {server.metadata["gridstead.name"]: server.id for server in member.compute.servers()}
     admin.compute.reset_server_state(servers["worker001"], "error")
-    planned = json.loads(cluster("plan", "--site", small, "--json").stdout)
+    planned = json.loads(cluster("plan", "--site", inner, "--json").stdout)
     assert [(step["action"], step["kind"], step["name"]) for step in planned] == [
         ("replace", "node", "worker001"),
         ("create", "attachment", "worker001-scratch"),
     ]
     assert "ERROR" in planned[0]["why"]
-    cluster("up", "--site", small, "--no-wait")
+    cluster("up", "--site", inner, "--no-wait")
     after = {server.metadata["gridstead.name"]: server.id for server in member.compute.servers()}
     assert {name for name in servers if servers[name] != after[name]} == {"worker001"}
 
 
-def test_a_server_that_no_host_takes(small: Path, admin: Any, member: Any) -> None:
+def test_a_server_that_no_host_takes(inner: Path, admin: Any, member: Any) -> None:
     """nova's own reason reaches the operator; the rest of the site is made."""
     admin.compute.create_flavor(name="outsize", ram=512, vcpus=40000, disk=5)
     try:
-        small.write_text(small.read_text().replace("fake.small", "outsize"))
+        inner.write_text(inner.read_text().replace("fake.small", "outsize"))
         with quotas(admin, member, compute={"cores": 1_000_000}):
-            done = cluster("up", "--site", small, "--no-wait", check=False)
+            done = cluster("up", "--site", inner, "--no-wait", check=False)
     finally:
         admin.compute.delete_flavor(admin.compute.find_flavor("outsize"))
     assert done.returncode == 1
@@ -173,12 +189,12 @@ def test_a_server_that_no_host_takes(small: Path, admin: Any, member: Any) -> No
     assert "✓ create node worker001" in done.stderr
 
 
-def test_a_stuck_volume_is_told_and_left_alone(small: Path, admin: Any, member: Any) -> None:
-    cluster("up", "--site", small, "--no-wait")
+def test_a_stuck_volume_is_told_and_left_alone(inner: Path, admin: Any, member: Any) -> None:
+    cluster("up", "--site", inner, "--no-wait")
     volume = next(one for one in member.block_storage.volumes() if one.metadata.get("gridstead.name") == "server001-data")
     admin.block_storage.reset_volume_status(volume.id, "error", None, None)
     try:
-        done = cluster("up", "--site", small, "--no-wait", check=False)
+        done = cluster("up", "--site", inner, "--no-wait", check=False)
         assert done.returncode == 1
         assert "volume server001-data" in done.stderr
         assert "error" in done.stderr
@@ -186,24 +202,7 @@ def test_a_stuck_volume_is_told_and_left_alone(small: Path, admin: Any, member: 
     finally:
         admin.block_storage.reset_volume_status(volume.id, "in-use", None, None)
     for _ in range(20):
-        if json.loads(cluster("plan", "--site", small, "--json").stdout) == []:
+        if json.loads(cluster("plan", "--site", inner, "--json").stdout) == []:
             break
         time.sleep(1)
-    cluster("up", "--site", small, "--no-wait")
-
-
-def test_a_volume_of_someone_else(small: Path, member: Any) -> None:
-    """An existing volume is attached by its id; it is never deleted."""
-    volume = member.block_storage.create_volume(name="mine", size=1)
-    member.block_storage.wait_for_status(volume, "available", interval=1)
-    try:
-        small.write_text(small.read_text().replace("{name: data, size: 1G,", f"{{name: data, id: {volume.id}, size: 1G,"))
-        cluster("up", "--site", small, "--no-wait")
-        hosts = json.loads(cluster("inventory", "--site", small).stdout)["_meta"]["hostvars"]
-        assert hosts["server001"]["gridstead_volumes"][0]["device"] == f"/dev/disk/by-id/virtio-{volume.id[:20]}"
-        cluster("down", "--site", small, "--volumes")
-        assert member.block_storage.get_volume(volume.id).status == "available"
-    finally:
-        cluster("down", "--site", small, "--volumes")
-        member.block_storage.delete_volume(volume.id)
-        member.block_storage.wait_for_delete(volume, interval=1)
+    cluster("up", "--site", inner, "--no-wait")

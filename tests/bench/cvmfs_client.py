@@ -1,4 +1,4 @@
-"""How fast a mounted repository is read: `python tests/bench/cvmfs_client.py --site local`, on a site that is up.
+"""How fast a mounted repository is read: `tools/test bench cvmfs_client`, on a site of its own.
 
 Runs on the site's stratum 0, which has to be a client too: server and client on one machine, nothing but them in between. A repository of the
 bench's own is published, read and removed. Every time stands beside its floors: the same files in a plain directory, and the same objects copied

@@ -3,59 +3,98 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from support import Site
 
+    Query = Callable[[str], dict[tuple[str, ...], float]]
 
-def fetch(site: Site, path: str) -> str:
-    with urllib.request.urlopen(f"http://{site.first('monitoring').address}:9090{path}", timeout=10) as answer:
+
+@pytest.fixture(scope="module")
+def page(site: Site) -> Iterator[str]:
+    """The dashboard's address, as `status` tells it, with the ssh tunnel it names where the node cannot be reached otherwise."""
+    told = json.loads(site.cluster("status", "--json", check=False).stdout)["dashboard"]
+    address, _, tunnel = told.partition(", through: ")
+    if not tunnel:
+        yield address
+        return
+    address, tunnel = (re.sub(r"\b9090(?=/|:localhost)", "19090", text) for text in (address, tunnel))  # 9090 may be taken here
+    process = subprocess.Popen(tunnel.split(), stdin=subprocess.DEVNULL)
+    try:
+        until("the tunnel", lambda: answers(address), seconds=60)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def answers(address: str) -> bool:
+    try:
+        fetch(address)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    return True
+
+
+def fetch(address: str) -> str:
+    with urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310  an address of the site, see page
         return str(answer.read().decode())
 
 
-def query(site: Site, expression: str) -> dict[tuple[str, ...], float]:
-    """Label values to value."""
-    answer = json.loads(fetch(site, "/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
-    return {tuple(row["metric"].values()): float(row["value"][1]) for row in answer["data"]["result"]}
+@pytest.fixture
+def query(page: str) -> Query:
+    """Asks Prometheus: an expression to label values and their value."""
+
+    def ask(expression: str) -> dict[tuple[str, ...], float]:
+        address = urllib.parse.urljoin(page, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
+        rows: list[dict[str, Any]] = json.loads(fetch(address))["data"]["result"]
+        return {tuple(row["metric"].values()): float(row["value"][1]) for row in rows}
+
+    return ask
 
 
 @pytest.mark.parametrize(("job", "service"), [("node", ""), ("slurm", "slurm_controller"), ("arc", "arc_ce")])
-def test_all_exporters_answer(site: Site, job: str, service: str) -> None:
+def test_all_exporters_answer(site: Site, query: Query, job: str, service: str) -> None:
     nodes = [node.name for node in (site.having(service) if service else site.nodes.values())]
 
     def up() -> bool:
-        return query(site, f"max by (instance) (up{{job='{job}'}})") == {(name,): 1.0 for name in nodes}
+        return query(f"max by (instance) (up{{job='{job}'}})") == {(name,): 1.0 for name in nodes}
 
     until(f"the {job} exporters of {', '.join(nodes)}", up, seconds=60)
 
 
-def test_the_ce_is_watched(site: Site) -> None:
+def test_the_ce_is_watched(query: Query) -> None:
     """ARC's exporter settles what it exports when it starts: without its state file it exports nothing of use, and answers all the same."""
-    until("the A-REX's heartbeat", lambda: 0 <= query(site, "max(arc_arex_heartbeat)").get((), -1) < 60, seconds=60)
-    until("ARC jobs by state", lambda: ("FINISHED",) in query(site, "max by (state) (arc_jobs)"), seconds=60)
+    until("the A-REX's heartbeat", lambda: 0 <= query("max(arc_arex_heartbeat)").get((), -1) < 60, seconds=60)
+    until("ARC jobs by state", lambda: ("FINISHED",) in query("max by (state) (arc_jobs)"), seconds=60)
 
 
-def test_slurm_is_watched(site: Site) -> None:
+def test_slurm_is_watched(site: Site, query: Query) -> None:
     cpus = {(node.name,): float(node.variables["gridstead_flavor"]["cpus"]) for node in site.having("slurm_node")}
-    until("the CPUs of all nodes", lambda: query(site, "sum by (node) (slurm_node_cpus)") == cpus, seconds=60)
+    until("the CPUs of all nodes", lambda: query("sum by (node) (slurm_node_cpus)") == cpus, seconds=60)
 
 
-def test_dashboard(site: Site) -> None:
-    page = fetch(site, "/consoles/index.html")
-    assert f"Grid site {site.name}" in page
+def test_dashboard(site: Site, page: str) -> None:
+    shown = fetch(page)
+    assert f"Grid site {site.name}" in shown
     for node in site.nodes.values():
-        assert f"<td>{node.name}</td>" in page
+        assert f"<td>{node.name}</td>" in shown
         for volume in node.volumes:
-            assert f"<td>{volume['mount']}</td>" in page
-    assert "<td>main</td>" in page
+            assert f"<td>{volume['mount']}</td>" in shown
+    assert "<td>main</td>" in shown
 
 
-def test_no_service_has_failed(site: Site) -> None:
-    assert query(site, "node_systemd_unit_state{state='failed'} == 1") == {}
+def test_no_service_has_failed(query: Query) -> None:
+    assert query("node_systemd_unit_state{state='failed'} == 1") == {}

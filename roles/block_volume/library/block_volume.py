@@ -167,11 +167,16 @@ def ours(line: str) -> str:
 def fstab_with(text: str, entries: dict[str, str]) -> str:
     r"""Put `entries` (mount point -> line) into an fstab and take all other entries of this module out; the rest stays as it is.
 
+    An entry that is there already keeps its place: others append theirs (role nfs_client), and moving past them would be a change.
+
     >>> fstab_with('/dev/sda1 / ext4 defaults 0 1\nUUID=a /old ext4 x-gridstead.volume=old 0 2\n', {'/g': 'UUID=b /g ext4 x 0 2'})
     '/dev/sda1 / ext4 defaults 0 1\nUUID=b /g ext4 x 0 2\n'
+    >>> fstab_with('UUID=a /g ext4 x-gridstead.volume=g 0 2\nhost:/n /n nfs4 hard 0 0\n', {'/g': 'UUID=b /g xfs x 0 2'})
+    'UUID=b /g xfs x 0 2\nhost:/n /n nfs4 hard 0 0\n'
     """
-    kept = [line for line in text.splitlines() if not ours(line)]
-    return "".join(f"{line}\n" for line in [*kept, *entries.values()])
+    missing = dict(entries)
+    lines = [missing.pop(target, None) if (target := ours(line)) else line for line in text.splitlines()]
+    return "".join(f"{line}\n" for line in [*lines, *missing.values()] if line is not None)
 
 
 def others(text: str, targets: set[str]) -> list[str]:

@@ -67,7 +67,9 @@ def up_as_json(site: Site, outcome: Outcome, job: FirstJob | None) -> dict[str, 
     return {
         "cluster": site.spec.name,
         **outcome_as_json(outcome),
-        "nodes": {node: {"address": access.address, "kind": node[:-3]} for node, access in sorted(site.nodes().items())},
+        "nodes": {
+            node: {"address": access.address, "host": access.host, "kind": node[:-3]} for node, access in sorted(site.nodes().items())
+        },
         "ssh_config": str(site.paths.ssh_config),
         "first_job": vars(job) if job else None,
     }
@@ -78,7 +80,8 @@ def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -
     nodes = site.nodes()
     table = _table("NODE", "ADDRESS", "SERVICES")
     for node, access in sorted(nodes.items(), key=lambda item: list(site.spec.node_names()).index(item[0])):
-        table.add_row(node, access.address, " ".join(site.spec.services_of(node)))
+        outside = f" ({access.host})" if access.host != access.address else ""
+        table.add_row(node, access.address + outside, " ".join(site.spec.services_of(node)))
     out.print(table)
     out.print()
     print_outcome(outcome, out)
@@ -93,7 +96,7 @@ def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -
     elif controller:
         out.print("submit:    srun hostname    (there)")
     if monitor in nodes:
-        out.print(f"watch:     tools/cluster status{option}, or {dashboard(nodes[monitor])}")
+        out.print(f"watch:     tools/cluster status{option}, or {dashboard(site, monitor, nodes[monitor])}")
 
 
 def print_status(seen: SiteStatus, out: Console) -> None:

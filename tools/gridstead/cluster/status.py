@@ -119,9 +119,18 @@ def _take_batch(said: dict[str, list[str]], result: SiteStatus) -> None:
         result.jobs[state] = int(count)
 
 
-def dashboard(access: NodeAccess) -> str:
-    """The address of the page that Prometheus shows of the site (role monitoring)."""
-    return f"http://{access.address}:9090/consoles/index.html"
+def dashboard(site: Site, node: str, access: NodeAccess) -> str:
+    """Where the page that Prometheus shows of the site (role monitoring) is seen from here.
+
+    Args:
+        site: the site.
+        node: the node with Prometheus.
+        access: how the node is reached. What can only be reached by ssh needs a tunnel, and the command for it is told.
+    """
+    page = "9090/consoles/index.html"
+    if access.host == access.address and not access.ssh_options:
+        return f"http://{access.address}:{page}"
+    return f"http://localhost:{page}, through: ssh -F {site.paths.ssh_config} -N -L 9090:localhost:9090 {node}"
 
 
 def look(site: Site) -> SiteStatus:
@@ -141,5 +150,5 @@ def look(site: Site) -> SiteStatus:
     result.pending_steps = [str(step) for step in plan.steps]
     monitor = site.first_node_with("monitoring")
     if monitor in accesses:
-        result.dashboard = dashboard(accesses[monitor])
+        result.dashboard = dashboard(site, monitor, accesses[monitor])
     return result

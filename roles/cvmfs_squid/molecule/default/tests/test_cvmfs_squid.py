@@ -68,3 +68,35 @@ def test_what_else_is_refused(host: Host) -> None:
     assert ask(host, "/etc/passwd")[0] == 403, "a path that is not of CVMFS"
     assert ask(host, path, method="POST")[0] == 403
     assert ask(host, path, server=f"{address(other(host, 'frontend001'))}:22")[0] == 403, "a port of no web server"
+
+
+def test_a_client_reads_through_it_and_goes_on_without_it(host: Host) -> None:
+    frontend, client = other(host, "frontend001"), other(host, "compute001")
+    mount = f"/cvmfs/{FQRN}"
+
+    def publish(name: str) -> None:
+        """A new file, seen by the client."""
+        frontend.check_output("mkdir -p /root/tree && head -c 3000 /dev/urandom | base64 > /root/tree/%s", name)
+        frontend.check_output("gridstead-cvmfs publish %s /root/tree", FQRN)
+        seen = client.run(
+            "for n in $(seq 30); do systemctl reload gridstead-cvmfs@%s; [ -e %s/%s ] && exit 0; sleep 1; done; exit 1", FQRN, mount, name
+        )
+        assert seen.rc == 0, client.run("journalctl --no-pager --lines=30 --unit=gridstead-cvmfs@%s", FQRN).stdout
+
+    def attribute(name: str, path: str = mount) -> str:
+        return str(client.check_output("python3 -c %s", f"import os; print(os.getxattr('{path}', '{name}').decode())"))
+
+    publish("through")
+    wanted = frontend.check_output("sha256sum < /root/tree/through")
+    assert client.check_output("sha256sum < %s/through", mount) == wanted
+    assert attribute("user.proxy") == f"http://{address(host)}:3128"
+    digest = attribute("user.hash", f"{mount}/through")
+    assert ";hit" in ask(host, f"/cvmfs/{FQRN}/data/{digest[:2]}/{digest[2:]}")[1], "the client has not fetched it through the cache"
+    publish("without")
+    wanted = frontend.check_output("sha256sum < /root/tree/without")
+    host.check_output("systemctl stop squid")
+    try:
+        assert client.check_output("sha256sum < %s/without", mount) == wanted
+        assert attribute("user.proxy") == "DIRECT"
+    finally:
+        host.check_output("systemctl start squid")

@@ -12,9 +12,9 @@ from gridstead.cluster.providers.openstack.cloud import Cloud
 from gridstead.cluster.providers.podman.engine import Podman
 from gridstead.cluster.spec import Image
 
-#: What the machine image wants of its virtual hardware (glance, useful image properties). The config drive too is a virtio
-#: disk: Debian's cloud kernel knows no other.
-_HARDWARE = {"hw_disk_bus": "virtio", "hw_cdrom_bus": "virtio", "hw_vif_model": "virtio", "hw_rng_model": "virtio", "os_distro": "debian"}
+#: What the machine image wants of its virtual hardware (glance, useful image properties). Nothing of the config drive, which is
+#: a CD-ROM where the machine type has them: libvirt knows none on virtio, and refuses such a server.
+_HARDWARE = {"hw_disk_bus": "virtio", "hw_vif_model": "virtio", "hw_rng_model": "virtio", "os_distro": "debian"}
 #: The property that names the install halves in an image: ``role=digest`` pairs.
 HALVES = "gridstead_halves"
 #: Uploads take as long as the line does.

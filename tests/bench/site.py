@@ -1,7 +1,7 @@
-"""How long things take, on a site of the bench's own; `tools/test bench` runs it.
+"""How long things take, on a site of the bench's own; `tools/test bench site` runs it.
 
 Every time stands beside its floor: what the same machine needs for the part that nobody can save. Prints a Markdown
-table for README and writes all single values to .cache/bench.json.
+table for README and writes all single values to .cache/bench-site.json.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main() -> int:
         cluster("down", "--volumes", "--site", where)
         shutil.rmtree(scratch)
         print(f"\n{before}\n\n{bench.table()}", flush=True)
-        target = ROOT / ".cache" / "bench.json"
+        target = ROOT / ".cache" / "bench-site.json"
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps({"machine": before, "rows": {key: asdict(row) for key, row in bench.rows.items()}}, indent=2) + "\n")
     missed = [row.what for row in bench.rows.values() if row.aim and row.median > row.aim]

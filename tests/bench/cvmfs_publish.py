@@ -1,7 +1,7 @@
-"""How fast repositories are published: `python tests/bench/cvmfs.py`, nothing but this machine needed.
+"""How fast repositories are published: `tools/test bench cvmfs_publish`, nothing but this machine needed.
 
 Every time stands beside its floor: the same bytes read, compressed, hashed and written by a loop that does nothing else. Prints a Markdown
-table for README and writes all values to .cache/bench-cvmfs.json.
+table for README and writes all values to .cache/bench-cvmfs-publish.json.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def main() -> int:
         "changed": changed.seconds,
         "check": checked,
     }
-    (cache / "bench-cvmfs.json").write_text(
+    (cache / "bench-cvmfs-publish.json").write_text(
         json.dumps({**values, "files": FILES, "bytes": size, "load": os.getloadavg()[0]}, indent=2) + "\n"
     )
     for problem in problems:

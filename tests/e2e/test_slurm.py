@@ -139,13 +139,14 @@ def test_alice_cannot_cancel_bobs_job(frontend: Node) -> None:
         frontend.sh(f"scancel {job}", user="bob")
 
 
-def test_shared_directories(frontend: Node, computes: list[Node], home: str) -> None:
+def test_shared_directories(site: Site, frontend: Node, computes: list[Node], home: str) -> None:
     """What one side writes the other reads, with the same owner; and what alice keeps to herself bob cannot read."""
     for node in computes:
         if node.variables["gridstead_share"] == "nfs":  # by the kernel; without NFS in the kernel, containers share a directory
-            assert node.out(f"findmnt --noheadings --output=FSTYPE --target={home}") == "nfs4"
+            share = next(path for path in site.variables["gridstead_shares"] if home.startswith(f"{path}/"))
+            assert node.out(f"findmnt --noheadings --output=FSTYPE --mountpoint={share}") == "nfs4"
         frontend.sh(f"echo from {frontend.name} >{home}/down; chmod 600 {home}/down", user="alice")
-        until(f"{home}/down on {node.name}", lambda node=node: node.sh(f"test -s {home}/down", check=False).rc == 0, seconds=30)
+        until(f"{home}/down on {node.name}", lambda node=node: node.sh(f"test -s {home}/down", user="alice", check=False).rc == 0)
         assert node.out(f"cat {home}/down", user="alice") == f"from {frontend.name}"
         assert node.out(f"stat --format='%U:%G %u %a' {home}/down", user="alice") == "alice:alice 2001 600"
         assert node.sh(f"cat {home}/down", user="bob", check=False).rc != 0

@@ -108,7 +108,7 @@ class Bare:
 
         def way_out() -> None:
             made["router"] = network.create_router(name="bare", external_gateway_info={"network_id": outside}).id
-            self(network.add_interface_to_router, made["router"], subnet_id=made["subnet"])
+            self(network.add_interface_to_router, made["router"], subnet=made["subnet"])
 
         def server(name: str) -> str:
             port = self(network.create_port, network_id=made["network"], name=name, security_group_ids=[made["group"]]).id
@@ -174,7 +174,7 @@ class Bare:
         with ThreadPoolExecutor(max_workers=len(self.names)) as pool:
             list(pool.map(node, made.get("nodes", {})))
         if "router" in made:
-            network.remove_interface_from_router(made["router"], subnet_id=made["subnet"])
+            network.remove_interface_from_router(made["router"], subnet=made["subnet"])
             network.delete_router(made["router"])
         if "network" in made:
             network.delete_network(made["network"])

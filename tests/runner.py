@@ -273,7 +273,7 @@ def faults(run: Run) -> None:
 
 
 def bench(run: Run) -> None:
-    """Times beside their floors, as tables for README: site, cvmfs_publish, cvmfs_client, openstack; `bench NAME ...` for some."""
+    """Times beside their floors, as tables for README: site, cvmfs_publish, cvmfs_client, openstack_api; `bench NAME ...` for some."""
     known = sorted(path.stem for path in ROOT.glob("tests/bench/*.py"))
     for wrong in set(run.arguments) - set(known):
         refuse(f"no benchmark {wrong!r}; there are: {', '.join(known)}")
@@ -283,7 +283,7 @@ def bench(run: Run) -> None:
 
     for name in run.arguments or known:
         match name:
-            case "openstack":
+            case "openstack_api":
                 with test_cloud(run, "fake") as told:
                     if told:
                         measure(name)

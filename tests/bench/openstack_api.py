@@ -1,8 +1,8 @@
-"""How long a cluster takes on OpenStack, against the bare API calls: `tools/test bench openstack`, on the test cloud's fake zone.
+"""How long a cluster takes on OpenStack, against the bare API calls: `tools/test bench openstack_api`, on the test cloud's fake zone.
 
 The bare run makes and deletes the same things with openstacksdk alone: no plan, no marks, no search for what is there, every
 call as soon as what it needs has come, as many at once as the provider makes. What it takes longer than that is the
-provider's own. Prints a Markdown table and writes all values to .cache/bench-openstack.json.
+provider's own. Prints a Markdown table and writes all values to .cache/bench-openstack-api.json.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def main() -> int:
         for nodes in parser.parse_args().sizes or [10, 100]:
             sizes[nodes] = measure(nodes, Path(scratch))
             print(table({nodes: sizes[nodes]}), flush=True)
-    target = ROOT / ".cache" / "bench-openstack.json"
+    target = ROOT / ".cache" / "bench-openstack-api.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(sizes, indent=2) + "\n")
     return 0

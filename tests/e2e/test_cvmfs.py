@@ -58,7 +58,8 @@ def publish(stratum0: Node, fqrn: str) -> Iterator[Callable[[str], int]]:
 
 def revision_published(stratum0: Node, fqrn: str) -> int:
     """The repository's current revision."""
-    return int(stratum0.out(f"grep --text ^S /srv/cvmfs/{fqrn}/.cvmfspublished")[1:])
+    # Only above the line of dashes: the signature below it may have any byte, also a line that begins with S.
+    return int(stratum0.out(f"sed -n '/^--$/q; s/^S//p' /srv/cvmfs/{fqrn}/.cvmfspublished"))
 
 
 def ttl(stratum0: Node, fqrn: str) -> int:

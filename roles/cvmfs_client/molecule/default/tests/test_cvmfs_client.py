@@ -81,7 +81,8 @@ def publish(server: Host, script: str) -> None:
 def reload(host: Host) -> None:
     """Have the client look for a new revision, and wait until it has."""
     server = host.get_host("ansible://frontend001", ansible_inventory=host.backend.ansible_runner.inventory_file)
-    wanted = server.check_output(f"grep -a ^S {WEB}/.cvmfspublished")[1:]
+    # Above the line of dashes: the signature below it may have any byte.
+    wanted = server.check_output(f"sed -n '/^--$/q; s/^S//p' {WEB}/.cvmfspublished")
     host.check_output("systemctl reload %s", UNIT)
     until(f"revision {wanted}\n{journal(host)}", lambda: attribute(host, "user.revision") == wanted)
 
@@ -95,6 +96,12 @@ def test_mounted_at_boot_and_by_a_user_of_its_own(host: Host) -> None:
     assert {"ro", "nosuid", "nodev"} <= set(mount.options)
     main = host.check_output("systemctl show --property=MainPID --value %s", UNIT)
     assert host.check_output("ps -o user= -p %s", main) == "cvmfs"
+
+
+def test_only_the_sites_repositories(host: Host) -> None:
+    assert host.file("/root/once").exists, "there was none before"
+    assert host.run("systemctl is-enabled gridstead-cvmfs@gone.grid.test.service").stdout.strip() == "disabled"
+    assert "gone.grid.test" not in host.check_output("cat /proc/self/mounts")
 
 
 def test_software_runs(host: Host) -> None:

@@ -102,16 +102,16 @@ def test_as_many_list_calls_for_any_number_of_nodes(inner: Path, proxied: Faulty
     assert calls() == three
 
 
-def test_no_secret_in_what_is_told_and_kept(small: Path, proxied: FaultyCloud) -> None:
+def test_no_secret_in_what_is_told_and_kept(inner: Path, proxied: FaultyCloud) -> None:
     """The password is in no output, no state, no error."""
     config = member_config()
     password = config["auth"]["password"]
     proxied.proxy.inject(Answer(503), method="POST", path=r"/v3/auth/tokens", times=None)
-    done = cluster("up", "--site", small, "--no-wait", "-v", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
+    done = cluster("up", "--site", inner, "--no-wait", "-v", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
     assert done.returncode == 1
     proxied.proxy.clear()
-    seen = cluster("up", "--site", small, "--no-wait", "-v", env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
-    told = done.stdout + done.stderr + seen.stdout + seen.stderr + cluster("inventory", "--site", small).stdout
+    seen = cluster("up", "--site", inner, "--no-wait", "-v", env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
+    told = done.stdout + done.stderr + seen.stdout + seen.stderr + cluster("inventory", "--site", inner).stdout
     assert password not in told
     kept = [path for path in Path(os.environ["GRIDSTEAD_STATE"]).rglob("*") if path.is_file()]
     assert kept

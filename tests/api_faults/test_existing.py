@@ -118,3 +118,23 @@ def test_a_volume_of_someone_else(inner: Path, member: Any) -> None:
         cluster("down", "--site", inner, "--volumes")
         member.block_storage.delete_volume(volume.id)
         member.block_storage.wait_for_delete(volume, interval=1)
+
+
+def test_a_snapshot_is_left_alone_and_so_is_its_volume(inner: Path, member: Any) -> None:
+    cluster("up", "--site", inner, "--no-wait")
+    cluster("down", "--site", inner)
+    volume = next(one for one in member.block_storage.volumes() if one.metadata.get("gridstead.name") == "server001-data")
+    snapshot = member.block_storage.create_snapshot(name="mine", volume_id=volume.id)
+    try:
+        member.block_storage.wait_for_status(snapshot, "available", interval=1)
+        done = cluster("down", "--site", inner, "--volumes", check=False)
+        assert done.returncode == 1
+        assert "delete volume server001-data" in done.stderr
+        assert "snapshot" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert member.block_storage.get_snapshot(snapshot.id).status == "available"
+        left = {one.metadata.get("gridstead.name") for one in member.block_storage.volumes()} - {None}
+        assert left == {"server001-data"}
+    finally:
+        member.block_storage.delete_snapshot(snapshot.id)
+        member.block_storage.wait_for_delete(snapshot, interval=1)

@@ -188,8 +188,9 @@ def test_taking_away_what_is_gone_is_well(site: Site) -> None:
     site.provision()
     observed = site.provider.observe()
     site.down(volumes=True, final=False)
-    for key in sorted(observed, key=lambda key: site.provider.delete_order.index(key.kind)):
-        site.provider.delete(key)
+    for kind in site.provider.held_by:
+        for key in sorted(key for key in observed if key.kind is kind):
+            site.provider.delete(key)
     assert not site.provider.observe()
 
 

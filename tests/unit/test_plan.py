@@ -18,14 +18,20 @@ from gridstead.cluster.plan import Action, Plan, Step, make, teardown
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 
-ORDER = (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT, Kind.VOLUME, Kind.NETWORK)
+HELD_BY = {
+    Kind.NODE: (),
+    Kind.SHARE: (Kind.NODE,),
+    Kind.ATTACHMENT: (Kind.NODE, Kind.SHARE),
+    Kind.VOLUME: (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT),
+    Kind.NETWORK: (Kind.NODE,),
+}
 QUIET = Progress(quiet=True)
 
 
 class Cloud:
     """A provider of the mind: it does at once what it is asked, and remembers it."""
 
-    delete_order = ORDER
+    held_by = HELD_BY
     parallel = 4
 
     def __init__(self, observed: Observed | None = None) -> None:
@@ -93,12 +99,12 @@ def sites_in_any_state(draw: st.DrawFn) -> tuple[list[Resource], Observed]:
 
 
 def test_nothing_is_to_do_when_all_is_as_declared() -> None:
-    assert not make(site(3), as_found(site(3)), delete_order=ORDER)
+    assert not make(site(3), as_found(site(3)), held_by=HELD_BY)
 
 
 def test_from_nothing_everything_is_created_after_what_it_needs() -> None:
     wanted = site(2)
-    plan = make(wanted, Observed(), delete_order=ORDER)
+    plan = make(wanted, Observed(), held_by=HELD_BY)
     assert [step.key for step in plan.steps] == [resource.key for resource in wanted]
     assert {step.action for step in plan.steps} == {Action.CREATE}
     assert plan.steps[-1].after == set(wanted[-1].needs)
@@ -117,7 +123,7 @@ def test_one_node_that_differs_is_one_step(change: dict[str, object], action: Ac
     wanted, key = site(3), Key(Kind.NODE, "n2")
     found = as_found(wanted)
     found[key] = replace(found[key], **change)
-    steps = make(wanted, found, delete_order=ORDER).steps
+    steps = make(wanted, found, held_by=HELD_BY).steps
     assert [(step.action, step.key) for step in steps] == ([(action, key)] if action else [])
 
 
@@ -126,12 +132,12 @@ def test_a_volume_is_grown_in_place_and_never_replaced() -> None:
     for status in Status:
         found = as_found(wanted)
         found[key] = Found(key, status, digest="another")
-        plan = make(wanted, found, delete_order=ORDER, replace=[key])
+        plan = make(wanted, found, held_by=HELD_BY, replace=[key])
         assert [(step.action, step.key) for step in plan.steps] == [(Action.UPDATE, key)]
 
 
 def test_a_node_no_longer_declared_goes_and_its_volume_stays() -> None:
-    plan = make(site(1), as_found(site(2)), delete_order=ORDER)
+    plan = make(site(1), as_found(site(2)), held_by=HELD_BY)
     assert [(step.action, step.key) for step in plan.steps] == [
         (Action.DELETE, Key(Kind.NODE, "n2")),
         (Action.DELETE, Key(Kind.ATTACHMENT, "n2-v0")),
@@ -142,7 +148,7 @@ def test_a_node_no_longer_declared_goes_and_its_volume_stays() -> None:
 def test_what_comes_waits_for_what_leaves() -> None:
     # A new node may want the address, the port or the device that a leaving one still holds.
     renamed = [replace(resource, key=Key(Kind.NODE, "m1")) if resource.key.name == "n1" else resource for resource in site(1)]
-    steps = make(renamed, as_found(site(1)), delete_order=ORDER).steps
+    steps = make(renamed, as_found(site(1)), held_by=HELD_BY).steps
     assert [str(step) for step in steps] == ["delete node n1", "create node m1"]
     assert steps[1].after == {Key(Kind.NODE, "n1")}
 
@@ -153,8 +159,8 @@ def test_a_plan_carried_out_leaves_nothing_to_do(case: tuple[list[Resource], Obs
     wanted, found = case
     cloud = Cloud(found)
     volumes = {key for key in found if key.kind is Kind.VOLUME}
-    carry_out(make(wanted, found, delete_order=ORDER), cloud)
-    assert not make(wanted, cloud.there, delete_order=ORDER)
+    carry_out(make(wanted, found, held_by=HELD_BY), cloud)
+    assert not make(wanted, cloud.there, held_by=HELD_BY)
     assert not {key for what, key in cloud.log if what == "delete"} & volumes, "data was deleted"
     assert set(cloud.there) == {resource.key for resource in wanted} | volumes
 
@@ -164,7 +170,7 @@ def test_a_plan_carried_out_leaves_nothing_to_do(case: tuple[list[Resource], Obs
 def test_no_step_waits_for_one_that_is_not_planned_or_comes_later(case: tuple[list[Resource], Observed]) -> None:
     wanted, found = case
     seen: set[Key] = set()
-    for step in make(wanted, found, delete_order=ORDER).steps:
+    for step in make(wanted, found, held_by=HELD_BY).steps:
         assert step.after <= seen
         seen.add(step.key)
 
@@ -175,14 +181,15 @@ def test_down_takes_all_away_but_what_is_kept(case: tuple[list[Resource], Observ
     _, found = case
     cloud = Cloud(found)
     keep = () if with_volumes else (Kind.VOLUME,)
-    carry_out(teardown(found, delete_order=ORDER, keep=keep), cloud)
+    carry_out(teardown(found, held_by=HELD_BY, keep=keep), cloud)
     assert set(cloud.there) == {key for key in found if key.kind in keep}
-    order = [ORDER.index(key.kind) for _, key in cloud.log]
-    assert order == sorted(order), "something was taken away before what holds it"
+    kinds = [key.kind for _, key in cloud.log]
+    for number, kind in enumerate(kinds):
+        assert not set(kinds[number:]) & set(HELD_BY[kind]), f"a {kind} was taken away before what holds it"
 
 
 def test_a_plan_as_data_names_action_kind_name_and_reason() -> None:
-    step = make(site(1, 0), Observed(), delete_order=ORDER).steps[0]
+    step = make(site(1, 0), Observed(), held_by=HELD_BY).steps[0]
     assert step.as_json() == {"action": "create", "kind": "network", "name": "net", "why": "not there yet"}
 
 
@@ -193,14 +200,14 @@ def test_a_failed_step_holds_back_only_what_needs_it() -> None:
     cloud = Cloud()
     cloud.fail = {Key(Kind.VOLUME, "n1-v0")}
     with pytest.raises(StepError) as caught:
-        carry_out(make(site(3), Observed(), delete_order=ORDER), cloud)
+        carry_out(make(site(3), Observed(), held_by=HELD_BY), cloud)
     assert {key.name for key in cloud.there if key.kind is Kind.NODE} == {"n2", "n3"}
     assert str(caught.value).splitlines() == [
         "create volume n1-v0: the cloud refuses volume n1-v0",
         "  not tried, because they need what failed: create attachment n1-v0, create node n1",
     ]
     cloud.fail, cloud.log = set(), []
-    carry_out(make(site(3), cloud.there, delete_order=ORDER), cloud)
+    carry_out(make(site(3), cloud.there, held_by=HELD_BY), cloud)
     assert [key.name for _, key in cloud.log] == ["n1-v0", "n1-v0", "n1"], "a second run does only what is left"
 
 
@@ -208,7 +215,7 @@ def test_what_needs_a_failed_step_indirectly_is_held_back_too() -> None:
     cloud = Cloud()
     cloud.fail = {Key(Kind.NETWORK, "net")}
     with pytest.raises(StepError, match="not tried"):
-        carry_out(make(site(2, 0), Observed(), delete_order=ORDER), cloud)
+        carry_out(make(site(2, 0), Observed(), held_by=HELD_BY), cloud)
     assert not cloud.there
 
 
@@ -217,7 +224,7 @@ def test_a_bug_is_not_dressed_up_as_a_failed_step() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        apply(make(site(1), Observed(), delete_order=ORDER), Cloud(), QUIET, do=broken)  # type: ignore[arg-type]
+        apply(make(site(1), Observed(), held_by=HELD_BY), Cloud(), QUIET, do=broken)  # type: ignore[arg-type]
 
 
 def test_independent_steps_run_at_once_and_no_more_than_allowed() -> None:
@@ -237,14 +244,14 @@ def test_independent_steps_run_at_once_and_no_more_than_allowed() -> None:
             running -= 1
 
     wanted = [Resource(Key(Kind.NODE, f"n{number}")) for number in range(12)]
-    apply(make(wanted, Observed(), delete_order=ORDER), cloud, QUIET, do=slow)  # type: ignore[arg-type]
+    apply(make(wanted, Observed(), held_by=HELD_BY), cloud, QUIET, do=slow)  # type: ignore[arg-type]
     assert most == cloud.parallel
 
 
 def test_replacing_deletes_first() -> None:
     wanted = site(1, 0)
     cloud = Cloud(as_found(wanted))
-    carry_out(make(wanted, cloud.there, delete_order=ORDER, replace=[Key(Kind.NODE, "n1")]), cloud)
+    carry_out(make(wanted, cloud.there, held_by=HELD_BY, replace=[Key(Kind.NODE, "n1")]), cloud)
     assert [what for what, _ in cloud.log] == ["delete", "ensure"]
 
 
@@ -297,7 +304,7 @@ def test_what_hangs_on_a_replaced_node_is_made_anew_with_it() -> None:
     rules = Resource(Key(Kind.SECURITY_GROUP, "inside"), {"rules": 2}, in_place=True)
     observed = Observed({one.key: Found(one.key, digest=one.digest) for one in (node, attachment)})
     observed[rules.key] = Found(rules.key, digest="before")
-    plan = make([rules, node, attachment], observed, delete_order=ORDER, replace=[node.key])
+    plan = make([rules, node, attachment], observed, held_by=HELD_BY, replace=[node.key])
     assert [str(step) for step in plan.steps] == ["update security group inside", "replace node n1", "create attachment n1-v"]
     assert plan.steps[2].after == {node.key}
-    assert [str(step) for step in make([rules, node, attachment], observed, delete_order=ORDER).steps] == ["update security group inside"]
+    assert [str(step) for step in make([rules, node, attachment], observed, held_by=HELD_BY).steps] == ["update security group inside"]

@@ -87,7 +87,7 @@ def main() -> None:
                 plan, _ = site.plan(params["replace"])
             else:
                 keep = [] if params["volumes"] else [Kind.VOLUME]
-                plan = planning.teardown(site.provider.observe(), delete_order=site.provider.delete_order, keep=keep)
+                plan = planning.teardown(site.provider.observe(), held_by=site.provider.held_by, keep=keep)
         elif params["state"] == "present":
             plan = site.up(replace=params["replace"], configure=False).plan
         else:

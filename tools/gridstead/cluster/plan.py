@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -64,7 +64,7 @@ def make(
     desired: Sequence[Resource],
     observed: Observed,
     *,
-    delete_order: Sequence[Kind],
+    held_by: Mapping[Kind, Sequence[Kind]],
     replace: Iterable[Key] = (),
     keep: Iterable[Kind] = (Kind.VOLUME,),
 ) -> Plan:
@@ -73,7 +73,7 @@ def make(
     Args:
         desired: the resources wanted; what each ``needs`` is among them.
         observed: the resources found.
-        delete_order: kinds in the order in which the provider lets them go.
+        held_by: the provider's kinds, and the kinds that must be gone before each.
         replace: found resources to make anew whatever their state.
         keep: kinds that stay when they are no longer declared: data outlives its node.
 
@@ -85,7 +85,7 @@ def make(
     wanted = {resource.key: resource for resource in desired}
     kept = set(keep)
     leaving = [found for key, found in observed.items() if key not in wanted and key.kind not in kept]
-    steps = list(_deletions(leaving, delete_order))
+    steps = list(_deletions(leaving, held_by))
     gone = frozenset(step.key for step in steps)
     replace = set(replace)
     anew: set[Key] = set()
@@ -104,16 +104,16 @@ def make(
     return Plan(_only_planned(steps))
 
 
-def teardown(observed: Observed, *, delete_order: Sequence[Kind], keep: Iterable[Kind] = ()) -> Plan:
+def teardown(observed: Observed, *, held_by: Mapping[Kind, Sequence[Kind]], keep: Iterable[Kind] = ()) -> Plan:
     """The steps that take everything away.
 
     Args:
         observed: the resources found.
-        delete_order: kinds in the order in which the provider lets them go.
+        held_by: the provider's kinds, and the kinds that must be gone before each.
         keep: kinds that stay (volumes, unless asked for).
     """
     kept = set(keep)
-    return Plan(_only_planned(list(_deletions([found for found in observed.values() if found.key.kind not in kept], delete_order))))
+    return Plan(_only_planned(list(_deletions([found for found in observed.values() if found.key.kind not in kept], held_by))))
 
 
 def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[Action, str] | None:
@@ -130,13 +130,11 @@ def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[A
     return None
 
 
-def _deletions(leaving: Iterable[Found], delete_order: Sequence[Kind]) -> Iterable[Step]:
-    before: frozenset[Key] = frozenset()
-    ordered = sorted(leaving, key=lambda found: (delete_order.index(found.key.kind), found.key))
-    for kind in delete_order:
-        batch = [found.key for found in ordered if found.key.kind is kind]
-        yield from (Step(Action.DELETE, key, "no longer declared", None, before) for key in batch)
-        before |= frozenset(batch)
+def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]]) -> Iterable[Step]:
+    keys = sorted(found.key for found in leaving)
+    for kind, holders in held_by.items():
+        before = frozenset(key for key in keys if key.kind in holders)
+        yield from (Step(Action.DELETE, key, "no longer declared", None, before) for key in keys if key.kind is kind)
 
 
 def _only_planned(steps: list[Step]) -> tuple[Step, ...]:

@@ -46,8 +46,8 @@ class Provider(ABC):
     parallel: int = 8
     #: Seconds in which a node that was just started must answer.
     boot_limit: float = 180.0
-    #: Kinds in the order in which they can be taken away.
-    delete_order: Sequence[Kind]
+    #: Every kind, and the kinds that hold it: they must be gone before it can be taken away.
+    held_by: Mapping[Kind, Sequence[Kind]]
 
     @abstractmethod
     def preflight(self, resources: Sequence[Resource]) -> None:

@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network
+from types import MappingProxyType
 from typing import Any
 
 from gridstead.cluster import secrets
@@ -44,9 +45,19 @@ class OpenStackProvider(Provider):
     # Most of a step is waiting; how many calls are under way at once is bounded where they are made.
     parallel = 48
     boot_limit = 900.0
-    delete_order = (
-        *(Kind.ADDRESS, Kind.NODE, Kind.ATTACHMENT, Kind.PORT, Kind.VOLUME, Kind.ROUTER, Kind.NETWORK),
-        *(Kind.SECURITY_GROUP, Kind.SERVER_GROUP, Kind.KEYPAIR),
+    held_by = MappingProxyType(
+        {
+            Kind.ADDRESS: (),
+            Kind.NODE: (),
+            Kind.ATTACHMENT: (Kind.NODE,),
+            Kind.PORT: (Kind.NODE, Kind.ADDRESS),
+            Kind.VOLUME: (Kind.NODE, Kind.ATTACHMENT),
+            Kind.ROUTER: (Kind.ADDRESS,),
+            Kind.NETWORK: (Kind.PORT, Kind.ROUTER),
+            Kind.SECURITY_GROUP: (Kind.PORT,),
+            Kind.SERVER_GROUP: (Kind.NODE,),
+            Kind.KEYPAIR: (Kind.NODE,),
+        }
     )
 
     def __init__(self, spec: Cluster, paths: SitePaths, *, cloud: Cloud | None = None) -> None:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gridstead.cluster import secrets
@@ -54,7 +55,15 @@ class PodmanProvider(Provider):
     """
 
     parallel = 4
-    delete_order = (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT, Kind.VOLUME, Kind.NETWORK)
+    held_by = MappingProxyType(
+        {
+            Kind.NODE: (),
+            Kind.SHARE: (Kind.NODE,),
+            Kind.ATTACHMENT: (Kind.NODE, Kind.SHARE),
+            Kind.VOLUME: (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT),
+            Kind.NETWORK: (Kind.NODE,),
+        }
+    )
 
     def __init__(self, spec: Cluster, paths: SitePaths, *, host: Host | None = None, node_image: str | None = None) -> None:
         self.spec, self.paths = spec, paths

@@ -28,7 +28,7 @@ from support import ROOT, cluster  # noqa: E402
 
 #: As many calls at once as the provider makes (providers/openstack/cloud.py).
 AT_ONCE = 8
-#: Seconds between two looks at all servers or volumes, as the provider's.
+#: Seconds between two looks at a server or volume.
 POLL_S = 1.0
 SPEC = """\
 name: bench
@@ -234,7 +234,7 @@ def main() -> int:
     sizes: dict[int, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="gridstead-bench-openstack-") as scratch:
         os.environ["GRIDSTEAD_STATE"] = f"{scratch}/state"
-        for nodes in parser.parse_args().sizes or [10, 100]:
+        for nodes in parser.parse_args().sizes:
             sizes[nodes] = measure(nodes, Path(scratch))
             print(table({nodes: sizes[nodes]}), flush=True)
     target = ROOT / ".cache" / "bench-openstack-api.json"

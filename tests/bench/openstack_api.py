@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import openstack  # noqa: E402  the path comes first
 
-from support import ROOT, cluster  # noqa: E402
+from support import ROOT  # noqa: E402
 
 #: As many calls at once as the provider makes (providers/openstack/cloud.py).
 AT_ONCE = 8
@@ -185,19 +186,28 @@ class Bare:
 
 
 def timed(action: Callable[[], Any]) -> dict[str, float]:
-    """Seconds, and the processor's seconds and peak memory in MiB of the children it had."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    """Seconds of an action."""
+    began = time.monotonic()
     action()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-        "peak": round(after.ru_maxrss / 1024),
-    }
+    return {"seconds": time.monotonic() - began}
+
+
+def command(*words: str | Path, limit: float) -> dict[str, float]:
+    """Seconds, the processor's seconds and peak memory in MiB of one `tools/cluster`."""
+    process = subprocess.Popen([ROOT / "tools/cluster", *words], stdout=subprocess.DEVNULL)
+    began = time.monotonic()
+    stopper = threading.Timer(limit, process.kill)
+    stopper.start()
+    _, status, used = os.wait4(process.pid, 0)
+    stopper.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{words[0]} ended with {process.returncode}")
+    return {"seconds": time.monotonic() - began, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024}
 
 
 def measure(nodes: int, scratch: Path) -> dict[str, dict[str, float]]:
-    """One size: bare, then the provider, up and down."""
+    """One round of one size: bare, then the provider, up and down."""
     rows: dict[str, dict[str, float]] = {}
     bare = Bare(nodes)
     try:
@@ -207,23 +217,29 @@ def measure(nodes: int, scratch: Path) -> dict[str, dict[str, float]]:
     spec = scratch / "cluster.yml"
     spec.write_text(SPEC.format(workers=nodes - 1))
     try:
-        rows["up"] = timed(lambda: cluster("up", "--site", spec, "--no-wait", timeout=7200))
-        rows["plan"] = timed(lambda: cluster("plan", "--site", spec, timeout=600))
-        rows["inventory"] = timed(lambda: cluster("inventory", "--site", spec, timeout=600))
+        rows["up"] = command("up", "--site", spec, "--no-wait", limit=7200)
+        rows["plan"] = command("plan", "--site", spec, limit=600)
+        rows["inventory"] = command("inventory", "--site", spec, limit=600)
     finally:
-        rows["down"] = timed(lambda: cluster("down", "--site", spec, "--volumes", timeout=7200))
+        rows["down"] = command("down", "--site", spec, "--volumes", limit=7200)
     return rows
 
 
-def table(sizes: dict[int, dict[str, dict[str, float]]]) -> str:
-    """The measurements as Markdown."""
-    lines = ["| nodes | what | seconds | against the bare calls | own CPU, s | peak, MiB |", "|---|---|---|---|---|---|"]
-    for nodes, rows in sizes.items():
+def table(sizes: dict[int, list[dict[str, dict[str, float]]]]) -> str:
+    """The medians of all rounds as Markdown, with the ratios of each."""
+    lines = ["| nodes | what | seconds | bare calls, s | ratio of each round | own CPU, s | peak, MiB |", "|---|---|---|---|---|---|---|"]
+    for nodes, rounds in sizes.items():
         for what in ("up", "down", "plan", "inventory"):
-            if what in rows:
-                floor = rows.get(f"bare {what}")
-                ratio = f"{rows[what]['seconds'] / floor['seconds']:.2f} × {floor['seconds']:.1f}" if floor else ""
-                lines.append(f"| {nodes} | {what} | {rows[what]['seconds']} | {ratio} | {rows[what]['cpu']} | {rows[what]['peak']:.0f} |")
+
+            def middle(row: str, value: str) -> float:
+                return statistics.median(rows[row][value] for rows in rounds)  # noqa: B023 - used in this turn of the loop alone
+
+            floor, ratios = "", ""
+            if f"bare {what}" in rounds[0]:
+                floor = f"{middle(f'bare {what}', 'seconds'):.1f}"
+                ratios = ", ".join(f"{rows[what]['seconds'] / rows[f'bare {what}']['seconds']:.2f}" for rows in rounds)
+            seconds, cpu, peak = (middle(what, value) for value in ("seconds", "cpu", "peak"))
+            lines.append(f"| {nodes} | {what} | {seconds:.1f} | {floor} | {ratios} | {cpu:.1f} | {peak:.0f} |")
     return "\n".join(lines)
 
 
@@ -231,11 +247,13 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("sizes", nargs="*", type=int, default=[10, 100], help="how many nodes (10 and 100)")
-    sizes: dict[int, dict[str, dict[str, float]]] = {}
+    parser.add_argument("--rounds", type=int, default=1, help="how often, one after the other: a cloud's times vary (1)")
+    options = parser.parse_args()
+    sizes: dict[int, list[dict[str, dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory(prefix="gridstead-bench-openstack-") as scratch:
         os.environ["GRIDSTEAD_STATE"] = f"{scratch}/state"
-        for nodes in parser.parse_args().sizes:
-            sizes[nodes] = measure(nodes, Path(scratch))
+        for nodes in options.sizes:
+            sizes[nodes] = [measure(nodes, Path(scratch)) for _ in range(options.rounds)]
             print(table({nodes: sizes[nodes]}), flush=True)
     target = ROOT / ".cache" / "bench-openstack-api.json"
     target.parent.mkdir(exist_ok=True)

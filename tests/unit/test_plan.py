@@ -72,7 +72,7 @@ def site(nodes: int, volumes: int = 1) -> list[Resource]:
 
 
 def as_found(resources: list[Resource]) -> Observed:
-    return Observed({resource.key: Found(resource.key, digest=resource.digest) for resource in resources})
+    return Observed({resource.key: Found(resource.key, digest=resource.digest, data=resource.properties) for resource in resources})
 
 
 def carry_out(plan: Plan, cloud: Cloud) -> None:
@@ -91,7 +91,7 @@ def sites_in_any_state(draw: st.DrawFn) -> tuple[list[Resource], Observed]:
     for resource in draw(sites):
         if draw(st.booleans()):
             digest = draw(st.sampled_from([resource.digest, "0" * 16, None]))
-            found[resource.key] = Found(resource.key, draw(statuses), digest)
+            found[resource.key] = Found(resource.key, draw(statuses), digest, data=resource.properties)
     return wanted, found
 
 
@@ -183,9 +183,22 @@ def test_down_takes_all_away_but_what_is_kept(case: tuple[list[Resource], Observ
     keep = () if with_volumes else (Kind.VOLUME,)
     carry_out(teardown(found, held_by=HELD_BY, keep=keep), cloud)
     assert set(cloud.there) == {key for key in found if key.kind in keep}
-    kinds = [key.kind for _, key in cloud.log]
-    for number, kind in enumerate(kinds):
-        assert not set(kinds[number:]) & set(HELD_BY[kind]), f"a {kind} was taken away before what holds it"
+    taken = [key for _, key in cloud.log]
+    for number, key in enumerate(taken):
+        node = Key(Kind.NODE, str(found[key].data.get("node")))
+        for kind in HELD_BY[key.kind]:
+            # Of a kind that has one for this, that one; else any.
+            own = {node, Key(kind, key.name)} & {other for other in found if other.kind is kind}
+            holders = own or {other for other in found if other.kind is kind}
+            assert not holders & set(taken[number:]), f"{key} was taken away before what holds it"
+
+
+def test_a_deletion_does_not_wait_for_what_another_node_holds() -> None:
+    found = as_found(site(3))
+    steps = {step.key: step for step in teardown(found, held_by={**HELD_BY, Kind.VOLUME: (Kind.ATTACHMENT,)}).steps}
+    assert steps[Key(Kind.ATTACHMENT, "n2-v0")].after == {Key(Kind.NODE, "n2")}
+    assert steps[Key(Kind.VOLUME, "n2-v0")].after == {Key(Kind.ATTACHMENT, "n2-v0")}
+    assert steps[Key(Kind.NETWORK, "net")].after == {Key(Kind.NODE, f"n{number}") for number in (1, 2, 3)}
 
 
 def test_a_plan_as_data_names_action_kind_name_and_reason() -> None:

@@ -131,10 +131,21 @@ def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[A
 
 
 def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]]) -> Iterable[Step]:
-    keys = sorted(found.key for found in leaving)
-    for kind, holders in held_by.items():
-        before = frozenset(key for key in keys if key.kind in holders)
-        yield from (Step(Action.DELETE, key, "no longer declared", None, before) for key in keys if key.kind is kind)
+    """A deletion waits for what holds it: of each kind the one of its name, or of its node's, or all where none is called so."""
+    ordered = sorted(leaving, key=lambda found: found.key)
+    keys: dict[Kind, set[Key]] = {}
+    for found in ordered:
+        keys.setdefault(found.key.kind, set()).add(found.key)
+
+    def holders(found: Found, kind: Kind) -> set[Key]:
+        own = {Key(kind, found.key.name), Key(kind, str(found.data.get("node")))} & keys.get(kind, set())
+        return own or keys.get(kind, set())
+
+    for kind, held in held_by.items():
+        for found in ordered:
+            if found.key.kind is kind:
+                before = frozenset(key for holder in held for key in holders(found, holder))
+                yield Step(Action.DELETE, found.key, "no longer declared", None, before)
 
 
 def _only_planned(steps: list[Step]) -> tuple[Step, ...]:

@@ -202,6 +202,11 @@ class Watch:
                 self._pause = max(self._interval, 2 * (time.monotonic() - began))
             return self._seen.get(identity_)
 
+    def seen(self, identity_: str) -> Any:
+        """A resource as a wait saw it last, without another listing; None when none did."""
+        with self._lock:
+            return self._seen.get(identity_)
+
     def wait(self, identity_: str, done: Callable[[Any], bool], *, limit: float, what: str) -> Any:
         """Wait for a resource.
 

@@ -42,8 +42,9 @@ class OpenStackProvider(Provider):
         cloud: the connection; by default to what the declaration names.
     """
 
-    # Most of a step is waiting; how many calls are under way at once is bounded where they are made.
-    parallel = 48
+    # Most of a step is waiting, and a step that waits must not hold up another's call; how many calls are under way at once is
+    # bounded where they are made.
+    parallel = 256
     boot_limit = 900.0
     held_by = MappingProxyType(
         {
@@ -51,7 +52,7 @@ class OpenStackProvider(Provider):
             Kind.NODE: (),
             Kind.ATTACHMENT: (Kind.NODE,),
             Kind.PORT: (Kind.NODE, Kind.ADDRESS),
-            Kind.VOLUME: (Kind.NODE, Kind.ATTACHMENT),
+            Kind.VOLUME: (Kind.ATTACHMENT,),
             Kind.ROUTER: (Kind.ADDRESS,),
             Kind.NETWORK: (Kind.PORT, Kind.ROUTER),
             Kind.SECURITY_GROUP: (Kind.PORT,),

@@ -127,10 +127,12 @@ class Volumes:
                 raise GridsteadError(f"volume {name} did not attach: it is {one.status}", hint="`tools/cluster up` tries again")
             return one is not None and one.status == "in-use"
 
-        # nova releases a volume of a server that has just gone a little later than the server.
-        one = self._watch.wait(
-            volume, lambda one: free(one) and not self._held_by_none_left(one, server), limit=LIMIT, what=f"volume {name} ({volume})"
-        )
+        one = self._watch.seen(volume)
+        if one is None or one.status != "available":
+            # nova releases a volume of a server that has just gone a little later than the server.
+            one = self._watch.wait(
+                volume, lambda one: free(one) and not self._held_by_none_left(one, server), limit=LIMIT, what=f"volume {name} ({volume})"
+            )
         holders = [str(one_["server_id"]) for one_ in one.attachments or []]
         if server in holders:
             return

@@ -200,7 +200,7 @@ def lint(run: Run) -> None:
 def unit(run: Run) -> None:
     """The engine's pure parts: no root, no network, no nodes."""
     modules = sorted(ROOT.glob("roles/*/library/*.py"))  # Ansible's; their examples are their tests
-    run("pytest", "--doctest-modules", "tests/unit", *modules, *run.arguments)
+    run("pytest", "-n", "auto", "--doctest-modules", "tests/unit", *modules, *run.arguments)
 
 
 def image(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -110,6 +111,25 @@ class Node:
     def out(self, script: str, *, user: str | None = None) -> str:
         """What a script prints, without the last newline; fails when it fails."""
         return self.sh(script, user=user).stdout.rstrip("\n")
+
+    @property
+    def booted(self) -> str:
+        """When its init started; empty while it does not answer."""
+        try:
+            return self.out("stat -c %Z /proc/1")
+        except (RuntimeError, AssertionError):  # testinfra's word for ssh's own failures, and ours for the command's
+            return ""
+
+    def reboot(self, *, seconds: float) -> None:
+        """Boot anew by the node's own means; returns when it answers again.
+
+        Args:
+            seconds: how long that may take.
+        """
+        before = self.booted
+        with contextlib.suppress(RuntimeError):  # ssh ends with the node
+            self.sh("systemctl reboot", check=False)
+        until(f"{self.name} to boot", lambda: self.booted not in ("", before), seconds=seconds)
 
     def journal(self, unit: str, lines: int = 50) -> str:
         """The last lines of a unit's journal, for a failing test's message."""

@@ -24,6 +24,8 @@ from support import CLUSTER, cluster
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gridstead.cluster.plan import Plan
+
 
 def refused(small: Path, *, code: int, says: list[str]) -> None:
     """`up` ends with one clear message and without a step."""
@@ -130,13 +132,19 @@ def test_wrong_credentials(declared: Path, tmp_path: Path, monkeypatch: pytest.M
     refused(declared, code=1, says=["refuses the credentials", "clouds.yaml"])
 
 
-def test_a_flavor_that_goes_between_plan_and_apply(inner: Path, admin: Any, member: Any) -> None:
-    admin.compute.create_flavor(name="fleeting", ram=512, vcpus=1, disk=5)
-    inner.write_text(inner.read_text().replace("fake.small", "fleeting"))
-    site = Site.open(inner, Progress(quiet=True))
+def looked_at(declared: Path) -> tuple[Site, Plan]:
+    """A cluster that was planned and found possible, and that plan."""
+    site = Site.open(declared, Progress(quiet=True))
     secrets.ensure(site.paths)
     plan, _ = site.plan()
     site.provider.preflight([step.resource for step in plan.steps if step.resource])
+    return site, plan
+
+
+def test_a_flavor_that_goes_between_plan_and_apply(inner: Path, admin: Any, member: Any) -> None:
+    admin.compute.create_flavor(name="fleeting", ram=512, vcpus=1, disk=5)
+    inner.write_text(inner.read_text().replace("fake.small", "fleeting"))
+    site, _ = looked_at(inner)
     admin.compute.delete_flavor(admin.compute.find_flavor("fleeting"))
     # What the catalogue said a moment ago still counts: the time between a look and the deed is never nothing.
     with pytest.raises(StepError, match="server server001"):
@@ -148,10 +156,7 @@ def test_a_flavor_that_goes_between_plan_and_apply(inner: Path, admin: Any, memb
 def test_an_image_that_goes_between_plan_and_apply(inner: Path, admin: Any, member: Any) -> None:
     admin.image.create_image(name="fleeting", data=bytes(2**20), disk_format="raw", container_format="bare", visibility="public")
     inner.write_text(inner.read_text().replace("image: {name: fake}", "image: {name: fleeting}"))
-    site = Site.open(inner, Progress(quiet=True))
-    secrets.ensure(site.paths)
-    plan, _ = site.plan()
-    site.provider.preflight([step.resource for step in plan.steps if step.resource])
+    site, plan = looked_at(inner)
     admin.image.delete_image(admin.image.find_image("fleeting"))
     with pytest.raises(StepError, match="create node server001: no image 'fleeting'"):
         apply(plan, site.provider, site.progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from support import until
@@ -21,17 +20,7 @@ def test_no_ordering_cycle(site: Site) -> None:
 def test_a_rebooted_node_comes_back(site: Site, frontend: Node, computes: list[Node]) -> None:
     compute = computes[-1]
 
-    def booted() -> str:
-        """When its init started; empty while it does not answer."""
-        try:
-            return compute.out("stat -c %Z /proc/1")
-        except (RuntimeError, AssertionError):  # testinfra's word for ssh's own failures, and ours for the command's
-            return ""
-
-    before = booted()
-    with contextlib.suppress(RuntimeError):  # ssh ends with the node
-        compute.sh("systemctl reboot", check=False)
-    until(f"{compute.name} to boot", lambda: booted() not in ("", before), seconds=400)
+    compute.reboot(seconds=400)
     until(
         f"{compute.name} to rejoin Slurm",
         lambda: frontend.out(f"sinfo --noheader --nodes={compute.name} --format=%T") == "idle",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gridstead.cluster.paths import SitePaths
-from support import ROOT, Node, Site, cluster, until
+from support import ROOT, Site, cluster, until
 
 
 def up(where: Path, *options: str) -> dict[str, Any]:
@@ -23,14 +23,6 @@ def up(where: Path, *options: str) -> dict[str, Any]:
 def boot_times(site: Site) -> dict[str, str]:
     """When each node's init started."""
     return {name: node.out("stat -c %Z /proc/1") for name, node in site.nodes.items()}
-
-
-def booted(node: Node) -> str:
-    """When a node's init started; empty while it does not answer."""
-    try:
-        return node.out("stat -c %Z /proc/1")
-    except (RuntimeError, AssertionError):  # testinfra's word for ssh's own failures, and ours for the command's
-        return ""
 
 
 def idle(site: Site) -> set[str]:
@@ -98,14 +90,7 @@ def test_a_broken_node_is_made_anew_alone_and_rejoins(whole: Path) -> None:
 def test_the_frontend_rebooted_and_everything_goes_on(whole: Path) -> None:
     site = Site.look(whole)
     frontend = site.first("slurm_controller")
-    before = booted(frontend)
-    with contextlib.suppress(RuntimeError):
-        frontend.sh("systemctl reboot", check=False)
-
-    def back() -> bool:
-        return booted(frontend) not in ("", before)
-
-    until("the frontend to come back", back, seconds=120)
+    frontend.reboot(seconds=120)
     until("Slurm to answer", lambda: frontend.sh("scontrol ping | grep -q UP", check=False).rc == 0, seconds=120)
     until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"}, seconds=120)
     cluster("--site", whole, "verify", "--quick")

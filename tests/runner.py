@@ -256,8 +256,8 @@ def openstack(run: Run) -> None:
 
 
 def openstack_full(run: Run) -> None:
-    """All end-to-end tests on virtual machines of that OpenStack; openstack runs some of them."""
-    virtual_site(run, ["tests/e2e"])
+    """All end-to-end tests on virtual machines of that OpenStack, compute nodes booted from volumes; openstack runs some of them."""
+    virtual_site(run, ["tests/e2e"], [(r"(?m)^    anti_affinity: true$", "    anti_affinity: true\n    root_volume: 5G")])
 
 
 def e2e(run: Run) -> None:
@@ -425,15 +425,15 @@ ON_VIRTUAL_MACHINES = (
 )
 
 
-def virtual_site(run: Run, tests: Sequence[str]) -> None:
-    """The OpenStack site on the test cloud's virtual machines, up, and tests on it."""
+def virtual_site(run: Run, tests: Sequence[str], changes: Sequence[tuple[str, str]] = ()) -> None:
+    """The OpenStack site on the test cloud's virtual machines, up, and tests on it; ``changes`` as for ``site``."""
     with test_cloud(run, "real") as told:
         if told:
             names = re.search(r"DNS for subnets: (\S+)", told)
             resolver = [(r"# dns: \[.*", f"dns: [{names[1]}]")] if names else []
             if not Path("/dev/kvm").exists():
                 os.environ["GRIDSTEAD_TEST_PATIENCE"] = "6"
-            with site(run, "openstack", (*ON_TEST_CLOUD, *resolver)) as where:
+            with site(run, "openstack", (*ON_TEST_CLOUD, *resolver, *changes)) as where:
                 if where:
                     run("pytest", "-v", *tests, "--site", where, *run.arguments)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ from openstack import exceptions
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.openstack import access, cloud, marks
-from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError, Watch
+from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError, Turns, Watch
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
 from gridstead.cluster.providers.openstack.volumes import gibibytes
 from gridstead.cluster.resources import Key, Kind, Resource, Status
@@ -138,6 +141,59 @@ def test_a_watch_lists_once_for_many_and_gives_up_without_undoing() -> None:
         assert watch.wait(str(number), lambda one: one.status == "ACTIVE", limit=5, what="server").id == str(number)
     with pytest.raises(GridsteadError, match=r"server x: still ACTIVE after 0 s\n.*left as it is"):
         watch.wait("7", lambda one: one.status == "GONE", limit=0, what="server x")
+
+
+def test_many_threads_share_the_listings_of_a_watch() -> None:
+    listings: list[int] = []
+    together = threading.Barrier(40)
+
+    def listing() -> list[Any]:
+        listings.append(1)
+        time.sleep(0.05)
+        return [SimpleNamespace(id=str(number), status="BUILD" if len(listings) < 3 else "ACTIVE") for number in range(40)]
+
+    watch = Watch(listing, interval=0.0)
+
+    def one(number: int) -> str:
+        together.wait()
+        return str(watch.wait(str(number), lambda one: one.status == "ACTIVE", limit=60, what="server").id)
+
+    with ThreadPoolExecutor(40) as pool:
+        assert list(pool.map(one, range(40))) == [str(number) for number in range(40)]
+    assert len(listings) < 10
+
+
+def test_a_listing_that_fails_fails_one_wait_alone() -> None:
+    tries: list[int] = []
+
+    def listing() -> list[Any]:
+        tries.append(1)
+        if len(tries) == 1:
+            raise CloudError("list servers", http(503))
+        return [SimpleNamespace(id="1", status="ACTIVE")]
+
+    watch = Watch(listing, interval=0.0)
+    with pytest.raises(CloudError):
+        watch.wait("1", bool, limit=5, what="server")
+    assert watch.wait("1", bool, limit=5, what="server").id == "1"
+
+
+def test_turns_come_in_the_order_of_those_who_wait() -> None:
+    turns, came = Turns(1), []
+
+    def one(number: int) -> None:
+        with turns:
+            came.append(number)
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(20)]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) == number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(60)
+    assert came == list(range(20))
 
 
 # -- what a listing means --------------------------------------------------------------------------------------------

@@ -55,6 +55,11 @@ class Layout:
         return self.web / WHITELIST_NAME
 
     @property
+    def master_replica(self) -> Path:
+        """The mark by which a stratum 1 knows that it may replicate from here (upstream's ``cvmfs_server mkfs -m``)."""
+        return self.web / ".cvmfs_master_replica"
+
+    @property
     def master_key(self) -> Path:
         """The key that signs the whitelist."""
         return self.keys / f"{self.fqrn}.masterkey"

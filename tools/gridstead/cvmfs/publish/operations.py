@@ -81,6 +81,7 @@ def create(layout: Layout, settings: Settings, metainfo: dict[str, str]) -> Repo
         layout.settings.parent.mkdir(parents=True, exist_ok=True)
         files.write(layout.settings, settings.text().encode(), _PUBLIC)
         _sign_whitelist(layout, settings, VALID_DAYS)
+        files.write(layout.master_replica, b"", _PUBLIC)
         layout.tree.mkdir(mode=0o755, exist_ok=True)
         repository = Repository(layout)
         keys = Keys.read(layout)

@@ -88,9 +88,10 @@ def test_a_second_publication_is_served(host: Host) -> None:
 
 
 def test_what_says_the_revision_is_fresh_and_objects_are_kept(host: Host) -> None:
-    for name, age in ((".cvmfspublished", "max-age=15"), (".cvmfswhitelist", "max-age=15")):
+    # The last one tells a stratum 1 that it may replicate from here.
+    for name in (".cvmfspublished", ".cvmfswhitelist", ".cvmfs_master_replica"):
         status, headers = ask(host, f"/cvmfs/{FQRN}/{name}")
-        assert (status, headers["cache-control"]) == (200, age)
+        assert (status, headers["cache-control"]) == (200, "max-age=15"), name
     catalog = cvmfs(host, "info", FQRN)["catalog"]
     status, headers = ask(host, f"/cvmfs/{FQRN}/data/{catalog[:2]}/{catalog[2:]}C")
     assert (status, headers["cache-control"]) == (200, "max-age=259200")

@@ -6,6 +6,7 @@ import functools
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ PAUSES = (0.3, 0.7, 1.5, 3.0, 5.0, 8.0, 12.0)
 PASSING = frozenset({429, 500, 502, 503, 504})
 #: Seconds for one answer. A creation given up too early goes on without us, and a second one makes two.
 ANSWER_LIMIT = 300.0
+#: How long to wait for the next listing, in times of what the last one took: listings are work for the cloud too.
+LISTING_PAUSE = 2.0
 #: Seconds before we look for what a lost answer was about: the cloud may still be at it.
 LOST_ANSWER_PAUSE = 2.0
 
@@ -41,7 +44,7 @@ class Cloud:
 
     def __init__(self, settings: OpenStack, declaration: Path | None = None) -> None:
         self.settings, self.declaration = settings, declaration
-        self._bound = threading.BoundedSemaphore(CALLS_AT_ONCE)
+        self._bound = Turns(CALLS_AT_ONCE)
 
     @functools.cached_property
     def connection(self) -> Any:
@@ -179,6 +182,37 @@ def _retry_after(error: Exception) -> float | None:
     return min(float(wish), 30.0) if wish.isdigit() else None
 
 
+class Turns:
+    """A bound on how many do something at once; who came first is first.
+
+    ``threading.Semaphore`` lets a newcomer pass those who wait: among hundreds of calls, one waited for minutes.
+
+    Args:
+        number: how many at once.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[threading.Event] = deque()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 class Watch:
     """Many waits, one listing: a list call now and then answers for all resources that are waited for.
 
@@ -189,22 +223,36 @@ class Watch:
 
     def __init__(self, listing: Callable[[], Iterable[Any]], *, interval: float = 0.5) -> None:
         self._listing, self._interval = listing, interval
-        self._lock = threading.Lock()
+        self._news = threading.Condition()
         self._seen: dict[str, Any] = {}
-        self._taken, self._pause = float("-inf"), interval
+        self._taken = self._due = float("-inf")
+        self._taking = False
 
-    def _look(self, identity_: str, since: float) -> Any:
-        with self._lock:
+    def _newer(self, than: float) -> tuple[dict[str, Any], float]:
+        """The first listing that was begun after a moment, and when that was; whoever finds it due takes it for all."""
+        while True:
+            with self._news:
+                if self._taken > than:
+                    return self._seen, self._taken
+                left = self._due - time.monotonic()
+                if self._taking or left > 0:
+                    self._news.wait(None if self._taking else left)
+                    continue
+                self._taking = True
             began = time.monotonic()
-            if self._taken < since or began - self._taken >= self._pause:
-                self._seen = {one.id: one for one in self._listing()}
-                self._taken = began
-                self._pause = max(self._interval, 2 * (time.monotonic() - began))
-            return self._seen.get(identity_)
+            try:
+                seen = {one.id: one for one in self._listing()}
+                with self._news:
+                    self._seen, self._taken = seen, began
+                    self._due = time.monotonic() + max(self._interval, LISTING_PAUSE * (time.monotonic() - began))
+            finally:
+                with self._news:
+                    self._taking = False
+                    self._news.notify_all()
 
     def seen(self, identity_: str) -> Any:
         """A resource as a wait saw it last, without another listing; None when none did."""
-        with self._lock:
+        with self._news:
             return self._seen.get(identity_)
 
     def wait(self, identity_: str, done: Callable[[Any], bool], *, limit: float, what: str) -> Any:
@@ -219,10 +267,11 @@ class Watch:
         Raises:
             GridsteadError: it took longer. Nothing is undone for that.
         """
-        began = time.monotonic()
+        # A listing from before the wait began shows the time before what we wait for was asked for.
+        began = taken = time.monotonic()
         while True:
-            # A listing from before the wait began shows the time before what we wait for was asked for.
-            one = self._look(identity_, began)
+            listed, taken = self._newer(taken)
+            one = listed.get(identity_)
             if done(one):
                 return one
             if time.monotonic() - began > limit:
@@ -231,4 +280,3 @@ class Watch:
                     f"{what}: still {state} after {limit:.0f} s",
                     hint="it was left as it is; `tools/cluster up` goes on from there",
                 )
-            time.sleep(self._pause)

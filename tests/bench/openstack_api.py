@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ import openstack  # noqa: E402  the path comes first
 
 from support import ROOT  # noqa: E402
 
+#: What was measured: row, then value.
+Round = dict[str, dict[str, float]]
 #: As many calls at once as the provider makes (providers/openstack/cloud.py).
 AT_ONCE = 8
 #: Seconds between two looks at a server or volume.
@@ -206,9 +208,9 @@ def command(*words: str | Path, limit: float) -> dict[str, float]:
     return {"seconds": time.monotonic() - began, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024}
 
 
-def measure(nodes: int, scratch: Path) -> dict[str, dict[str, float]]:
+def measure(nodes: int, scratch: Path) -> Round:
     """One round of one size: bare, then the provider, up and down."""
-    rows: dict[str, dict[str, float]] = {}
+    rows: Round = {}
     bare = Bare(nodes)
     try:
         rows["bare up"] = timed(bare.up)
@@ -225,21 +227,21 @@ def measure(nodes: int, scratch: Path) -> dict[str, dict[str, float]]:
     return rows
 
 
-def table(sizes: dict[int, list[dict[str, dict[str, float]]]]) -> str:
-    """The medians of all rounds as Markdown, with the ratios of each."""
+def middle(rounds: Sequence[Round], row: str, value: str) -> float:
+    """The median of a value over all rounds."""
+    return statistics.median(rows[row][value] for rows in rounds)
+
+
+def table(nodes: int, rounds: Sequence[Round]) -> str:
+    """The medians of all rounds of one size as Markdown, with the ratio of each."""
     lines = ["| nodes | what | seconds | bare calls, s | ratio of each round | own CPU, s | peak, MiB |", "|---|---|---|---|---|---|---|"]
-    for nodes, rounds in sizes.items():
-        for what in ("up", "down", "plan", "inventory"):
-
-            def middle(row: str, value: str) -> float:
-                return statistics.median(rows[row][value] for rows in rounds)  # noqa: B023 - used in this turn of the loop alone
-
-            floor, ratios = "", ""
-            if f"bare {what}" in rounds[0]:
-                floor = f"{middle(f'bare {what}', 'seconds'):.1f}"
-                ratios = ", ".join(f"{rows[what]['seconds'] / rows[f'bare {what}']['seconds']:.2f}" for rows in rounds)
-            seconds, cpu, peak = (middle(what, value) for value in ("seconds", "cpu", "peak"))
-            lines.append(f"| {nodes} | {what} | {seconds:.1f} | {floor} | {ratios} | {cpu:.1f} | {peak:.0f} |")
+    for what in ("up", "down", "plan", "inventory"):
+        floor, ratios, bare = "", "", f"bare {what}"
+        if bare in rounds[0]:
+            floor = f"{middle(rounds, bare, 'seconds'):.1f}"
+            ratios = ", ".join(f"{rows[what]['seconds'] / rows[bare]['seconds']:.2f}" for rows in rounds)
+        seconds, cpu, peak = (middle(rounds, what, value) for value in ("seconds", "cpu", "peak"))
+        lines.append(f"| {nodes} | {what} | {seconds:.1f} | {floor} | {ratios} | {cpu:.1f} | {peak:.0f} |")
     return "\n".join(lines)
 
 
@@ -249,12 +251,12 @@ def main() -> int:
     parser.add_argument("sizes", nargs="*", type=int, default=[10, 100], help="how many nodes (10 and 100)")
     parser.add_argument("--rounds", type=int, default=1, help="how often, one after the other: a cloud's times vary (1)")
     options = parser.parse_args()
-    sizes: dict[int, list[dict[str, dict[str, float]]]] = {}
+    sizes: dict[int, list[Round]] = {}
     with tempfile.TemporaryDirectory(prefix="gridstead-bench-openstack-") as scratch:
         os.environ["GRIDSTEAD_STATE"] = f"{scratch}/state"
         for nodes in options.sizes:
             sizes[nodes] = [measure(nodes, Path(scratch)) for _ in range(options.rounds)]
-            print(table({nodes: sizes[nodes]}), flush=True)
+            print(table(nodes, sizes[nodes]), flush=True)
     target = ROOT / ".cache" / "bench-openstack-api.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(sizes, indent=2) + "\n")

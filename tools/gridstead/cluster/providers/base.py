@@ -46,7 +46,8 @@ class Provider(ABC):
     parallel: int = 8
     #: Seconds in which a node that was just started must answer.
     boot_limit: float = 180.0
-    #: Every kind, and the kinds that hold it: they must be gone before it can be taken away.
+    #: Every kind, and the kinds that hold it: they must be gone before it can be taken away. Of a kind, what has the same name
+    #: holds it, or the node that it was found on (``data["node"]``); all of the kind, where there is none such.
     held_by: Mapping[Kind, Sequence[Kind]]
 
     @abstractmethod

@@ -28,8 +28,9 @@ PAUSES = (0.3, 0.7, 1.5, 3.0, 5.0, 8.0, 12.0)
 PASSING = frozenset({429, 500, 502, 503, 504})
 #: Seconds for one answer. A creation given up too early goes on without us, and a second one makes two.
 ANSWER_LIMIT = 300.0
-#: How long to wait for the next listing, in times of what the last one took: listings are work for the cloud too.
-LISTING_PAUSE = 2.0
+#: Until the next listing: so many times what the last one took, as listings are work for the cloud too; and at most so many
+#: seconds, as much of what it took may have been waiting for its turn.
+LISTING_PAUSE, LONGEST_LISTING_PAUSE = 2.0, 3.0
 #: Seconds before we look for what a lost answer was about: the cloud may still be at it.
 LOST_ANSWER_PAUSE = 2.0
 
@@ -244,7 +245,8 @@ class Watch:
                 seen = {one.id: one for one in self._listing()}
                 with self._news:
                     self._seen, self._taken = seen, began
-                    self._due = time.monotonic() + max(self._interval, LISTING_PAUSE * (time.monotonic() - began))
+                    pause = min(LISTING_PAUSE * (time.monotonic() - began), LONGEST_LISTING_PAUSE)
+                    self._due = time.monotonic() + max(self._interval, pause)
             finally:
                 with self._news:
                     self._taking = False

@@ -33,6 +33,8 @@ from gridstead.cvmfs.publish.repository import Repository
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree", "sqlite3.connect"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+#: What a repository shows, and nothing else: no half-written file stays.
+PUBLIC = [".cvmfs_master_replica", ".cvmfspublished", ".cvmfswhitelist", "data"]
 TAG = Tag("v2", Hash(bytes(20)), 0, 0)
 
 
@@ -142,7 +144,7 @@ class Trial:
             self.again()
             assert self.content() == after, step
             assert not list(self.layout.scratch.iterdir()), step
-            assert sorted(path.name for path in self.layout.web.iterdir()) == [".cvmfspublished", ".cvmfswhitelist", "data"], step
+            assert sorted(path.name for path in self.layout.web.iterdir()) == PUBLIC, step
         raise AssertionError
 
 

@@ -432,7 +432,7 @@ def virtual_site(run: Run, tests: Sequence[str], changes: Sequence[tuple[str, st
             names = re.search(r"DNS for subnets: (\S+)", told)
             resolver = [(r"# dns: \[.*", f"dns: [{names[1]}]")] if names else []
             if not Path("/dev/kvm").exists():
-                os.environ["GRIDSTEAD_TEST_PATIENCE"] = "6"
+                os.environ["GRIDSTEAD_TEST_PATIENCE"] = "20"
             with site(run, "openstack", (*ON_TEST_CLOUD, *resolver, *changes)) as where:
                 if where:
                     run("pytest", "-v", *tests, "--site", where, *run.arguments)

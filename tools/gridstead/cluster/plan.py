@@ -138,8 +138,8 @@ def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]])
         keys.setdefault(found.key.kind, set()).add(found.key)
 
     def holders(found: Found, kind: Kind) -> set[Key]:
-        own = {Key(kind, found.key.name), Key(kind, str(found.data.get("node")))} & keys.get(kind, set())
-        return own or keys.get(kind, set())
+        present = keys.get(kind, set())
+        return {Key(kind, found.key.name), Key(kind, str(found.data.get("node")))} & present or present
 
     for kind, held in held_by.items():
         for found in ordered:

@@ -12,10 +12,7 @@ from cloud.settings import Settings
 from gridstead.cluster.command import run
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.progress import Progress
-
-# The node image is made from this machine's sources in the same way.
-from gridstead.cluster.providers.podman.image import _apt_settings as apt_settings
-from gridstead.cluster.providers.podman.image import _sources as apt_sources
+from gridstead.cluster.providers import debian_archive
 
 #: Bookworm has Zed; what the configuration templates say fits that release.
 RELEASE = "bookworm"
@@ -82,19 +79,16 @@ def purge(settings: Settings) -> None:
 
 
 def _build(tree: Path) -> None:
-    sources = apt_sources(RELEASE)
-    suffix = "sources" if "Types:" in sources else "list"
     with tempfile.TemporaryDirectory(prefix="gridstead-cloud-") as scratch:
         work = Path(scratch)
-        (work / f"debian.{suffix}").write_text(sources)
-        (work / "settings").write_text(apt_settings())
+        sources, settings = debian_archive.write(work, RELEASE)
         run(
             [
                 # In namespaces of its own, so that all its processes and mounts end with it.
                 *bound("unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"),
-                *("mmdebstrap", "--mode=root", "--variant=apt", "--aptopt=APT::Install-Recommends false", f"--aptopt={work / 'settings'}"),
+                *("mmdebstrap", "--mode=root", "--variant=apt", "--aptopt=APT::Install-Recommends false", f"--aptopt={settings}"),
                 *(f"--dpkgopt={option}" for option in _DPKG),
-                *(f"--include={','.join(_PACKAGES)}", RELEASE, str(tree), str(work / f"debian.{suffix}")),
+                *(f"--include={','.join(_PACKAGES)}", RELEASE, str(tree), str(sources)),
             ],
             timeout=3600,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gridstead.cluster.command import CommandError, run
-from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers import debian_archive
 from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
 
 #: Disk space to ask for before a build, bytes: rootfs archive, base layer, baked layer and package cache.
@@ -80,7 +79,7 @@ def current_halves() -> dict[str, str]:
 
 def base_tag(release: str) -> str:
     """The name of the base image of this checkout: Debian before any role."""
-    content = repr((release, _PACKAGES, _DPKG, _MASKED, _SSHD, _PRESET, _sources(release)))
+    content = repr((release, _PACKAGES, _DPKG, _MASKED, _SSHD, _PRESET, debian_archive.sources(release)))
     return f"localhost/gridstead/base:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
@@ -139,47 +138,13 @@ def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = 
     return tag
 
 
-def _sources(release: str) -> str:
-    """This machine's own Debian sources with the suite changed: nodes reach the archive as the machine does."""
-    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    here = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
-    codename = here[1] if here else release
-    stanzas: list[tuple[str, str]] = []
-    for file in files:
-        if not file.is_file() or file.suffix not in (".list", ".sources"):
-            continue
-        text = "".join(line for line in file.read_text().splitlines(keepends=True) if not line.startswith("#"))
-        parts = text.split("\n\n") if file.suffix == ".sources" else text.splitlines()
-        # Debian's own archive only: another archive need not have the other release.
-        debian = (part for part in parts if re.search(rf"\b{codename}\b", part) and re.search(r"\bmain\b", part))
-        stanzas += [(file.suffix, re.sub(rf"\b{codename}\b", release, part)) for part in debian]
-    if not stanzas:
-        raise GridsteadError(
-            f"no Debian archive for {codename} in /etc/apt/sources.list*",
-            hint="the node image is built from the sources this machine has; add Debian's archive to them",
-        )
-    deb822 = [part for suffix, part in stanzas if suffix == ".sources"]
-    return "\n\n".join(deb822) + "\n" if deb822 else "\n".join(part for _, part in stanzas) + "\n"
-
-
-def _apt_settings() -> str:
-    """This machine's Acquire settings (proxies, validity checks), as an apt.conf."""
-    settings = run(["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', "Acquire"])
-    own = "".join(f"{line}\n" for line in settings.splitlines() if not line.startswith("Acquire::IndexTargets"))
-    # One connection of hundreds that fails must not fail a build of minutes; what the machine sets itself comes later and wins.
-    return f'Acquire::Retries "5";\n{own}'
-
-
 def _build_base(podman: Podman, release: str, tag: str) -> None:
-    sources = _sources(release)
-    suffix = "sources" if sources.lstrip().startswith("Types:") or "\nTypes:" in sources else "list"
     with tempfile.TemporaryDirectory(prefix="gridstead-image-", dir=scratch_directory()) as scratch:
         work = Path(scratch)
-        (work / f"debian.{suffix}").write_text(sources)
-        (work / "settings").write_text(_apt_settings())
+        sources, settings = debian_archive.write(work, release)
         tree = work / "tree"
         for target, text in {
-            "etc/apt/apt.conf.d/50gridstead": _apt_settings(),
+            "etc/apt/apt.conf.d/50gridstead": settings.read_text(),
             "etc/ssh/sshd_config.d/05-gridstead-seed.conf": _SSHD,
             "etc/systemd/system-preset/00-gridstead.preset": _PRESET,
             "etc/hosts": "127.0.0.1\tlocalhost\n",
@@ -199,11 +164,11 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
         ]
         run(
             [
-                *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={work / 'settings'}"),
+                *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={settings}"),
                 *(f"--dpkgopt={option}" for option in _DPKG),
                 f"--customize-hook=copy-in {' '.join(str(path) for path in tree.iterdir())} /",
                 *(f"--customize-hook={hook}" for hook in hooks),
-                *(release, str(archive), str(work / f"debian.{suffix}")),
+                *(release, str(archive), str(sources)),
             ],
             timeout=1800,
         )

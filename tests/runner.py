@@ -414,6 +414,7 @@ ON_TEST_CLOUD = (
 #: Of the end-to-end tests, what is different on virtual machines, and a job of each kind: emulated, all of them take an hour.
 ON_VIRTUAL_MACHINES = (
     "tests/e2e/test_boot.py",
+    "tests/e2e/test_host_keys.py",
     "tests/e2e/test_security_groups.py",
     "tests/e2e/test_slurm.py::test_srun_over_all_nodes",
     "tests/e2e/test_slurm.py::test_completed_job_is_accounted",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from keystoneauth1 import exceptions as identity
 from openstack import exceptions
 
+from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.openstack import access, cloud, marks
@@ -283,6 +284,37 @@ def test_known_hosts_belong_to_servers(tmp_path: Path) -> None:
     assert not again.knows("id-3")
     again.write({"id-3": ["10.0.0.1"]})
     assert path.read_text() == ""
+
+
+def test_keys_are_asked_for_until_every_server_has_told_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_PAUSE", 0.01)
+    # As ssh-keyscan: what it finds out on stdout, one line a key, exit 1 when that is nothing. One host comes up a call.
+    scanner = tmp_path / "scan"
+    scanner.write_text(
+        f"""#!/bin/sh
+        echo "$@" >> {tmp_path}/calls
+        n=$(wc -l < {tmp_path}/calls)
+        echo "# 10.0.0.$n:22 SSH-2.0-OpenSSH_9.2p1"
+        [ "$n" -gt 1 ] || exit 1
+        echo "10.0.0.$n ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI$n"
+        """
+    )
+    scanner.chmod(0o755)
+    keys = access.HostKeys(tmp_path / "known_hosts")
+    silent = keys.scan({"id-2": "10.0.0.2", "id-3": "10.0.0.3", "id-9": "192.0.2.9"}, [str(scanner), "-T", "5"], limit=0.5)
+    assert silent == ["id-9"]
+    assert (tmp_path / "calls").read_text().splitlines()[:4] == [
+        "-T 5 10.0.0.2 10.0.0.3 192.0.2.9",
+        "-T 5 10.0.0.2 10.0.0.3 192.0.2.9",
+        "-T 5 10.0.0.3 192.0.2.9",
+        "-T 5 192.0.2.9",
+    ]
+    keys.write({"id-2": ["10.0.0.2", "server001"], "id-3": ["10.0.0.3"]})
+    assert (tmp_path / "known_hosts").read_text() == (
+        "10.0.0.2,server001 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI2 id-2\n10.0.0.3 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI3 id-3\n"
+    )
+    with pytest.raises(CommandError, match="ssh-keyscan"):
+        keys.scan({"id-9": "10.0.0.9"}, [str(tmp_path / "ssh-keyscan")], limit=0.5)
 
 
 def test_inner_nodes_are_reached_through_the_public_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

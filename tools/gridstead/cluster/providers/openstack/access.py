@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gridstead.cluster.command import CommandError, run
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import SitePaths
 
@@ -21,6 +21,8 @@ _KEY = re.compile(r"\b((?:ssh-|ecdsa-)[a-z0-9-]+) (AAAA[A-Za-z0-9+/=]+)")
 CONSOLE_LINES = 2000
 #: Seconds between two looks at a console that does not show the keys yet.
 _PAUSE = 2.0
+#: What a shell, and our own way to run programs, say of a program that is not there.
+_NOT_FOUND = 127
 #: A unix socket's path may have 108 bytes; ssh adds 17 of its own while it makes one.
 _SOCKET_PATH = 90
 
@@ -93,17 +95,46 @@ class HostKeys:
         scratch.chmod(0o600)
         scratch.replace(self.path)
 
-    def scan(self, server: str, argv: list[str]) -> None:
-        """Take a server's keys from the server itself, where its cloud shows no console.
+    def scan(self, servers: Mapping[str, str], argv: Sequence[str], *, limit: float) -> list[str]:
+        """Take the keys of servers from the servers themselves, where their cloud shows no console, as each comes to answer.
 
         Args:
-            server: its id.
-            argv: the ssh-keyscan to run, here or on the node that leads to it.
+            servers: id to address.
+            argv: the ssh-keyscan to run, here or on the node that leads to them; it is given the addresses.
+            limit: seconds.
+
+        Returns:
+            The servers that told none.
+
+        Raises:
+            CommandError: there is no ssh-keyscan.
         """
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
-        keys = [f"{kind} {blob}" for kind, blob in _KEY.findall(done.stdout)]
-        if keys:
-            self._lines[server] = keys
+        deadline = time.monotonic() + limit
+        silent = dict(servers)
+        while silent:
+            told: dict[str, list[str]] = {}
+            for line in self._scanned([*argv, *silent.values()]).splitlines():
+                address, _, key = line.partition(" ")
+                if match := _KEY.fullmatch(key.strip()):
+                    told.setdefault(address, []).append(f"{match[1]} {match[2]}")
+            for server, address in tuple(silent.items()):
+                if address in told:
+                    self._lines[server] = told[address]
+                    del silent[server]
+            if time.monotonic() > deadline:
+                break
+            if silent:
+                time.sleep(_PAUSE)
+        return list(silent)
+
+    @staticmethod
+    def _scanned(argv: Sequence[str]) -> str:
+        try:
+            return run(argv)
+        except CommandError as error:
+            if error.status == _NOT_FOUND:
+                raise
+            return ""  # nobody answers yet, not even the node that leads to them
 
 
 def jump(paths: SitePaths, user: str, address: str) -> tuple[str, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 from types import MappingProxyType
 from typing import Any
+
+from openstack import exceptions
 
 from gridstead.cluster import secrets
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -17,7 +19,7 @@ from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess, Provider
 from gridstead.cluster.providers.openstack import access, marks, preflight
-from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError
+from gridstead.cluster.providers.openstack.cloud import Cloud
 from gridstead.cluster.providers.openstack.images import Images
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
 from gridstead.cluster.providers.openstack.network import Networking
@@ -395,7 +397,7 @@ class OpenStackProvider(Provider):
         }
 
     def grant_access(self, observed: Observed) -> None:
-        """Know the host keys of all running nodes, from their consoles.
+        """Know the host keys of all running nodes, from their consoles; from themselves where the cloud shows none.
 
         The ssh key came with the server, through the cloud. A cluster whose state directory was lost has a new one, that
         no server of before lets in: those are made anew by ``up``, and keep their volumes.
@@ -411,18 +413,23 @@ class OpenStackProvider(Provider):
             for server, (name, _) in servers.items()
         }
         keys.write(hosts)
-        for server in silent:
-            self._scan(keys, server, reached[servers[server][0]], reached)
-        if silent:
+        addresses = {server: reached[servers[server][0]] for server in silent}
+        self._scan(keys, hosts, {server: node.host for server, node in addresses.items() if not node.ssh_options}, ())
+        # The node that leads to the others must be known before it is asked about them.
+        entry = next((node for node in reached.values() if not node.ssh_options), None)
+        inner = {server: node.host for server, node in addresses.items() if node.ssh_options}
+        self._scan(keys, hosts, inner, ssh_argv(self.paths, entry) if entry else ())
+
+    def _scan(self, keys: access.HostKeys, hosts: Mapping[str, list[str]], servers: Mapping[str, str], way: Sequence[str]) -> None:
+        if servers:
+            keys.scan(servers, [*way, "ssh-keyscan", "-T", "5", "-t", "ed25519"], limit=self.boot_limit)
             keys.write(hosts)
 
-    def _scan(self, keys: access.HostKeys, server: str, node: NodeAccess, reached: dict[str, NodeAccess]) -> None:
-        scan = ["ssh-keyscan", "-T", "5", "-t", "ed25519", node.host]
-        entry = next((one for one in reached.values() if not one.ssh_options), None)
-        keys.scan(server, [*ssh_argv(self.paths, entry), *scan] if node.ssh_options and entry else scan)
-
     def _console(self, found: Found, lines: int = access.CONSOLE_LINES) -> str:
-        return self.cloud(lambda: self.servers.console(found, lines), what=f"read the console of {found.key.name}", conflict=True)
+        try:
+            return self.cloud(lambda: self.servers.console(found, lines), what=f"read the console of {found.key.name}", conflict=True)
+        except exceptions.NotFoundException:
+            raise GridsteadError(f"server {found.key.name} has disappeared, or its cloud has no consoles") from None
 
     def console(self, node: str, lines: int) -> str:
         """What a node wrote to its console."""
@@ -431,7 +438,7 @@ class OpenStackProvider(Provider):
             raise InputError(f"no node {node}", hint="`tools/cluster list` names them")
         try:
             return self._console(found, lines)
-        except CloudError as error:
+        except GridsteadError as error:
             raise GridsteadError(f"this cloud shows no console of {node}: {error}") from None
 
     def notices(self) -> list[str]:

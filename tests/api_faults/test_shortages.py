@@ -211,3 +211,28 @@ def test_a_stuck_volume_is_told_and_left_alone(inner: Path, admin: Any, member: 
             break
         time.sleep(1)
     cluster("up", "--site", inner, "--no-wait")
+
+
+def test_a_volume_that_the_cloud_makes_no_larger_while_it_is_attached(inner: Path, member: Any) -> None:
+    """The test cloud's NFS driver of cinder is one that does not."""
+
+    def declare(size: str) -> None:
+        inner.write_text(inner.read_text().replace("size: 1G, mount: /data", f"size: {size}, mount: /data"))
+
+    def volume() -> Any:
+        return next(one for one in member.block_storage.volumes() if one.metadata.get("gridstead.name") == "server001-data")
+
+    cluster("up", "--site", inner, "--no-wait")
+    made = volume()
+    declare("2G")
+    done = cluster("up", "--site", inner, "--no-wait", check=False)
+    assert done.returncode == 1
+    assert "error_extending" in done.stderr
+    assert "up --replace NODE" in done.stderr
+    # As it was declared before, it serves as before.
+    inner.write_text(inner.read_text().replace("size: 2G", "size: 1G"))
+    assert json.loads(cluster("plan", "--site", inner, "--json").stdout) == []
+    declare("2G")
+    cluster("up", "--site", inner, "--no-wait", "--replace", "server001")
+    assert (volume().id, volume().size, volume().status) == (made.id, 2, "in-use")
+    assert json.loads(cluster("plan", "--site", inner, "--json").stdout) == []

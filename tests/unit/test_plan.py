@@ -136,6 +136,17 @@ def test_a_volume_is_grown_in_place_and_never_replaced() -> None:
         assert [(step.action, step.key) for step in plan.steps] == [(Action.UPDATE, key)]
 
 
+def test_a_volume_grows_once_the_node_that_is_made_anew_has_let_go_of_it() -> None:
+    node, volume = Key(Kind.NODE, "n1"), Resource(Key(Kind.VOLUME, "n1-v0"), {"bytes": 2**30}, keep=True)
+    attachment = Resource(Key(Kind.ATTACHMENT, "n1-v0"), {"node": "n1"}, needs=(volume.key, node))
+    wanted = [Resource(node), volume, attachment]
+    found = as_found(wanted)
+    found[volume.key] = replace(found[volume.key], digest="another")
+    assert [step.after for step in make(wanted, found, held_by=HELD_BY).steps] == [set()]
+    after = {step.key: step.after for step in make(wanted, found, held_by=HELD_BY, replace=[node]).steps}
+    assert after == {node: set(), volume.key: {node}, attachment.key: {volume.key, node}}
+
+
 def test_a_node_no_longer_declared_goes_and_its_volume_stays() -> None:
     plan = make(site(1), as_found(site(2)), held_by=HELD_BY)
     assert [(step.action, step.key) for step in plan.steps] == [

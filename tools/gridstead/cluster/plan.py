@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -101,7 +103,7 @@ def make(
             if action is Action.REPLACE:
                 anew.add(resource.key)
             steps.append(Step(action, resource.key, why, resource, frozenset(resource.needs) | gone))
-    return Plan(_only_planned(steps))
+    return Plan(_only_planned(_let_go(steps, desired, anew)))
 
 
 def teardown(observed: Observed, *, held_by: Mapping[Kind, Sequence[Kind]], keep: Iterable[Kind] = ()) -> Plan:
@@ -146,6 +148,17 @@ def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]])
             if found.key.kind is kind:
                 before = frozenset(key for holder in held for key in holders(found, holder))
                 yield Step(Action.DELETE, found.key, "no longer declared", None, before)
+
+
+def _let_go(steps: Iterable[Step], desired: Sequence[Resource], anew: AbstractSet[Key]) -> list[Step]:
+    """What stays while its node is made anew changes once the old node is gone: not every cloud changes a volume that is attached."""
+    holders: dict[Key, set[Key]] = {}
+    for resource in desired:
+        nodes = {key for key in resource.needs if key in anew and key.kind is Kind.NODE}
+        for key in resource.needs:
+            holders.setdefault(key, set()).update(nodes - {key})
+    kept = {resource.key for resource in desired if resource.keep}
+    return [dataclasses.replace(step, after=step.after | holders.get(step.key, set())) if step.key in kept else step for step in steps]
 
 
 def _only_planned(steps: list[Step]) -> tuple[Step, ...]:

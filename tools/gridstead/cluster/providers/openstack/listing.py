@@ -190,7 +190,8 @@ class Sight:
             mark = marks.of_metadata(Kind.VOLUME, volume.metadata)
             if mark is None or mark.cluster != self.spec.name or volume.status == "deleting":
                 continue
-            good = volume.status in _VOLUME_OK
+            # What could not be made larger serves as before, as long as its server keeps it.
+            good = volume.status in _VOLUME_OK or (volume.status == "error_extending" and volume.id in holders)
             data = {"bytes": volume.size * 2**30, "state": volume.status}
             detail = "" if good else f"it is {volume.status}"
             self._add(Found(mark.key, Status.OK if good else Status.STOPPED, mark.digest, volume.id, detail, data))
@@ -205,7 +206,7 @@ class Sight:
         key = Key(Kind.ATTACHMENT, name)
         if held is None or key in self.found:
             return
-        good = volume.status == "in-use"
+        good = volume.status in {"in-use", "error_extending"}
         detail = "" if good else f"the volume is {volume.status}"
         data = {"node": held[0], "server": held[1].id, "volume": volume.id}
         digest = Resource(key, {"node": held[0]}).digest

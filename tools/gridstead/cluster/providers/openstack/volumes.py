@@ -14,6 +14,8 @@ from gridstead.cluster.resources import Found, Kind, Resource
 #: Seconds for a volume to be made, attached, let go or deleted.
 LIMIT = 300.0
 _GIB = 2**30
+#: Not every driver of cinder makes a volume larger that a server has.
+_GROW_FREE = "what is on it is as it was; `tools/cluster up --replace NODE`, the node that has it, makes it larger while it is free"
 
 
 def gibibytes(size: int) -> int:
@@ -65,26 +67,45 @@ class Volumes:
             identity = str(volume.id)
         else:
             identity = found.id
-        volume = self._settled(identity, name)
-        if volume.size < size:
-            self.cloud(lambda: self._storage.extend_volume(identity, size), what=f"extend volume {name}", conflict=True)
-            volume = self._settled(identity, name, larger_than=volume.size)
+        if self._settled(identity, name).size < size:
+            self._grow(identity, name, size)
         if found and found.digest != resource.digest:
             self.cloud(
                 lambda: self._storage.set_volume_metadata(identity, **marks.metadata(self.cluster, resource)), what=f"mark volume {name}"
             )
         return identity
 
-    def _settled(self, identity: str, name: str, *, larger_than: int = 0) -> Any:
+    def _grow(self, identity: str, name: str, size: int) -> None:
+        """Make a volume larger, also while a server has it: cinder's API 3.42, and a matter of the driver.
+
+        Args:
+            identity: its id.
+            name: what to call it.
+            size: GiB.
+
+        Raises:
+            GridsteadError: the cloud does not do it.
+        """
+        # When the call returns, the volume is `extending` or beyond: its state before, at its size before, is a refusal.
+        self.cloud(lambda: self._storage.extend_volume(identity, size), what=f"extend volume {name}", conflict=True)
+        volume = self._settled(identity, name)
+        if volume.size < size:
+            raise GridsteadError(f"volume {name} ({identity}): the cloud leaves it at {volume.size}G", hint=_GROW_FREE)
+
+    def _settled(self, identity: str, name: str) -> Any:
         def settled(volume: Any) -> bool:
             if volume is None:
                 raise GridsteadError(f"volume {name} has disappeared", hint="someone else deletes volumes here")
+            if volume.status == "error_extending":
+                raise GridsteadError(
+                    f"volume {name} ({identity}) is in state error_extending: the cloud could not make it larger", hint=_GROW_FREE
+                )
             if volume.status.startswith("error"):
                 raise GridsteadError(
                     f"volume {name} ({identity}) is in state {volume.status}",
                     hint=f"data may be on it, so it is left alone; when none is, delete it: openstack volume delete --force {identity}",
                 )
-            return volume.status in {"available", "in-use"} and volume.size > larger_than
+            return volume.status in {"available", "in-use"}
 
         return self._watch.wait(identity, settled, limit=LIMIT, what=f"volume {name} ({identity})")
 

@@ -152,22 +152,10 @@ class Machine:
         """
         enter = ["nsenter", "--target", str(self._running()), "--mount", "--pid", "--net", "--uts", "--ipc", "--root", "--wd"]
         try:
-            done = subprocess.run(
-                [*enter, *argv],
-                # The environment, not the command line, which every user of the machine could read.
-                env={**_ENVIRONMENT, **(environment or {})},
-                input=stdin,
-                stdin=subprocess.DEVNULL if stdin is None else None,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CommandError(argv, None, (error.stderr or b"").decode(errors="replace")) from None
-        if done.returncode:
-            raise CommandError(argv, done.returncode, done.stderr or done.stdout)
-        return done.stdout
+            # The environment, not the command line, which every user of the machine could read.
+            return run([*enter, *argv], stdin=stdin, timeout=timeout, environment={**_ENVIRONMENT, **(environment or {})})
+        except CommandError as error:
+            raise CommandError(argv, error.status, error.stderr) from None
 
     def network(self, *commands: Sequence[str]) -> None:
         """Run this machine's own `ip` in the cloud's network namespace, once per list of arguments."""

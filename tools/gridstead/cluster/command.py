@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gridstead.cluster.errors import GridsteadError
 
@@ -25,13 +25,21 @@ class CommandError(GridsteadError):
         super().__init__(f"{shlex.join(argv)[:400]}: {how}: {last or 'it said nothing'}")
 
 
-def run(argv: Sequence[str], *, timeout: float = 120.0, stdin: str | None = None, outlive: bool = False) -> str:
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float = 120.0,
+    stdin: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    outlive: bool = False,
+) -> str:
     """Run a program to its end.
 
     Args:
         argv: the program and its arguments; no secret may be among them.
         timeout: seconds until it is ended.
         stdin: text for its standard input.
+        environment: all of its environment, where that is not this process's; secrets may be in it.
         outlive: not killed together with this process's group: it comes to its own end.
 
     Returns:
@@ -43,6 +51,7 @@ def run(argv: Sequence[str], *, timeout: float = 120.0, stdin: str | None = None
     try:
         done = subprocess.run(
             argv,
+            env=environment,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

@@ -228,6 +228,8 @@ def main() -> int:
     if arguments.here:
         return here()
     sys.path.insert(0, str(ROOT / "tests"))
+    from results import keep
+
     from support import Site
 
     node = Site.look(arguments.site).first("cvmfs_stratum0")
@@ -235,9 +237,7 @@ def main() -> int:
     said = node.sh(f"cat >/run/bench.py <<'END-OF-BENCH'\n{program}\nEND-OF-BENCH\npython3 /run/bench.py --here")
     found = json.loads(said.stdout.splitlines()[-1])
     print(table(found))
-    target = ROOT / ".cache" / "bench-cvmfs-client.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(found, indent=2) + "\n")
+    keep("cvmfs-client", found)
     return 0
 
 

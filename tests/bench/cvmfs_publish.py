@@ -7,7 +7,6 @@ table for README and writes all values to .cache/bench-cvmfs-publish.json.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import sys
@@ -20,7 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
-from cvmfs_support import FQRN  # noqa: E402  the path comes first
+from results import keep  # noqa: E402  the path comes first
+
+from cvmfs_support import FQRN  # noqa: E402
 from gridstead.cvmfs.publish import operations  # noqa: E402
 from gridstead.cvmfs.publish.check import check  # noqa: E402
 from gridstead.cvmfs.publish.layout import Layout  # noqa: E402
@@ -111,8 +112,6 @@ def main() -> int:
     for what, seconds, least, lowest in rows:
         print(f"| {what} | {seconds:.2f} | {least} | {f'{lowest:.2f}' if lowest else ''} |")
     print(f"\n{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
-    cache = ROOT / ".cache"
-    cache.mkdir(exist_ok=True)
     values = {
         "publish": first.seconds,
         "publish_floor": floor,
@@ -121,9 +120,7 @@ def main() -> int:
         "changed": changed.seconds,
         "check": checked,
     }
-    (cache / "bench-cvmfs-publish.json").write_text(
-        json.dumps({**values, "files": FILES, "bytes": size, "load": os.getloadavg()[0]}, indent=2) + "\n"
-    )
+    keep("cvmfs-publish", {**values, "files": FILES, "bytes": size, "load": os.getloadavg()[0]})
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -8,7 +8,6 @@ provider's own. Prints a Markdown table and writes all values to .cache/bench-op
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import openstack  # noqa: E402  the path comes first
+from results import keep  # noqa: E402
 
 from support import ROOT  # noqa: E402
 
@@ -257,9 +257,7 @@ def main() -> int:
         for nodes in options.sizes:
             sizes[nodes] = [measure(nodes, Path(scratch)) for _ in range(options.rounds)]
             print(table(nodes, sizes[nodes]), flush=True)
-    target = ROOT / ".cache" / "bench-openstack-api.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(sizes, indent=2) + "\n")
+    keep("openstack-api", sizes)
     return 0
 
 

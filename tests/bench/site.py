@@ -6,7 +6,6 @@ table for README and writes all single values to .cache/bench-site.json.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from results import keep
 
 from support import ROOT, Site, cluster
 
@@ -156,9 +157,7 @@ def main() -> int:
         cluster("down", "--volumes", "--site", where)
         shutil.rmtree(scratch)
         print(f"\n{before}\n\n{bench.table()}", flush=True)
-        target = ROOT / ".cache" / "bench-site.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps({"machine": before, "rows": {key: asdict(row) for key, row in bench.rows.items()}}, indent=2) + "\n")
+        keep("site", {"machine": before, "rows": {key: asdict(row) for key, row in bench.rows.items()}})
     missed = [row.what for row in bench.rows.values() if row.aim and row.median > row.aim]
     for what in missed:
         print(f"aim missed: {what}")

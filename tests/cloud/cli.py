@@ -15,6 +15,7 @@ from cloud.passwords import ensure as read_passwords
 from cloud.services import SERVICES, Supervisor
 from cloud.settings import ZONES, Settings
 from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.host import Host
 from gridstead.cluster.progress import Progress, error_console
 
 app = typer.Typer(
@@ -137,6 +138,7 @@ def _exports(settings: Settings) -> str:
             f"export OS_CLIENT_CONFIG_FILE={settings.clouds_yaml}",
             "export OS_CLOUD=gridstead-test",
             f"# administrator: OS_CLOUD=gridstead-test-admin; floating IPs: {settings.floating}; DNS for subnets: {settings.host_address}",
+            f"# virtual machines of zone real: {'KVM' if Host().kvm else 'emulated'}",
         )
     )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ import jinja2
 from cloud import network
 from cloud.services import SERVICES
 from cloud.settings import FAKE_HOSTS, REAL_HOST, REGION, Settings
+from gridstead.cluster.host import Host
 
 _TEMPLATES = Path(__file__).parent / "config"
-#: asm-generic/kvm.h: KVM_CREATE_VM, _IO(0xAE, 0x01).
-_KVM_CREATE_VM = 0xAE01
 
 
 @dataclass(frozen=True)
@@ -72,28 +69,6 @@ FILES = (
 )
 
 
-@cache
-def kvm_works() -> bool:
-    """Whether this machine can run virtual machines by itself. A device file alone does not say so.
-
-    Some hypervisors give their guests a /dev/kvm that makes virtual machines without the processor's help, and cannot run
-    what a PC's firmware and kernel consist of; so the processor must have that help (Intel's vmx, AMD's svm).
-    """
-    if not re.search(r"^flags\s*:.* (vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-        return False
-    try:
-        device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        os.close(fcntl.ioctl(device, _KVM_CREATE_VM, 0))
-    except OSError:
-        return False
-    finally:
-        os.close(device)
-    return True
-
-
 def render(settings: Settings, root: Path, passwords: dict[str, str]) -> None:
     """Write every configuration file; one that is right already is not touched.
 
@@ -118,7 +93,7 @@ def render(settings: Settings, root: Path, passwords: dict[str, str]) -> None:
         "bridge": network.BRIDGE,
         "region": REGION,
         "real_host": REAL_HOST,
-        "kvm": kvm_works(),
+        "kvm": Host().kvm,
         "passwords": passwords,
         "services": SERVICES,
     }

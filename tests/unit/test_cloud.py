@@ -16,6 +16,7 @@ from cloud import config, network, passwords, seed
 from cloud.services import SERVICES
 from cloud.settings import DEFAULT_DATA, Settings
 from gridstead.cluster.errors import InputError
+from gridstead.cluster.host import Host
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_quotas_are_finite(settings: Settings, tree: Path, secret: dict[str, str
 def test_kvm_is_used_where_it_works(
     settings: Settings, tree: Path, secret: dict[str, str], monkeypatch: pytest.MonkeyPatch, works: bool
 ) -> None:
-    monkeypatch.setattr(config, "kvm_works", lambda: works)
+    monkeypatch.setattr(Host, "kvm", works)
     config.render(settings, tree, secret)
     libvirt = parsed(tree / "etc/nova/nova-real.conf")["libvirt"]
     assert (libvirt["virt_type"], libvirt["cpu_mode"]) == (("kvm", "host-passthrough") if works else ("qemu", "custom"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def machine(tmp_path: Path) -> Host:
     for name in ("proc/self", "etc", "dev", "run"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "proc/filesystems").write_text("nodev\tsysfs\n\text4\n")
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu vme sse2\n")
     return Host(tmp_path)
 
 
@@ -43,6 +45,26 @@ def test_systemd_and_devices(machine: Host) -> None:
     (machine.root / "proc/filesystems").write_text("nodev\tnfs\nnodev\tnfs4\n")
     again = Host(machine.root)
     assert (again.systemd, again.loop, again.kvm, again.nfs_client) == (True, True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "made", "works"), [("fpu vmx", True, True), ("fpu svm sse2", True, True), ("vmx", False, False), ("vme", True, False)]
+)
+def test_kvm_needs_the_processors_help_and_a_machine_that_is_made(
+    machine: Host, monkeypatch: pytest.MonkeyPatch, flags: str, made: bool, works: bool
+) -> None:
+    assert not machine.kvm  # no device
+    (machine.root / "dev/kvm").touch()
+    (machine.root / "proc/cpuinfo").write_text(f"flags\t\t: sse {flags}\n")
+    assert not Host(machine.root).kvm  # a file that is no device
+
+    def ioctl(*_: object) -> int:
+        if not made:
+            raise OSError("no")
+        return os.open(machine.root, os.O_RDONLY)
+
+    monkeypatch.setattr("fcntl.ioctl", ioctl)
+    assert Host(machine.root).kvm == works
 
 
 def test_networks_in_use_are_routes_and_name_servers(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,8 @@ def examine(host: Host | None = None) -> list[Finding]:
             then="" if host.loop else "volumes cannot be made; load the loop module",
         ),
         Finding(
-            "/dev/kvm",
-            "there" if host.kvm else "none",
+            "KVM",
+            "works" if host.kvm else "none that works",
             host.kvm,
             then="" if host.kvm else "virtual machines are emulated (TCG), ten times slower",
         ),

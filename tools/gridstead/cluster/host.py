@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
@@ -28,6 +30,8 @@ PODMAN_PROGRAMS = {
     "losetup": "mount",
     "nsenter": "util-linux",
 }
+#: linux/kvm.h: KVM_CREATE_VM, _IO(0xAE, 0x01).
+_KVM_CREATE_VM = 0xAE01
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,24 @@ class Host:
 
     @cached_property
     def kvm(self) -> bool:
-        """Whether /dev/kvm is there; a guest that boots is the only proof that it works."""
-        return (self.root / "dev/kvm").exists()
+        """Whether virtual machines run here with the processor's help. A device file alone does not say so.
+
+        Some hypervisors give their guests a /dev/kvm that makes virtual machines without that help, and cannot run what a PC's
+        firmware and kernel consist of; so the processor must have it (Intel's vmx, AMD's svm).
+        """
+        if not re.search(r"^flags\s*:.* (vmx|svm)\b", (self.root / "proc/cpuinfo").read_text(), re.MULTILINE):
+            return False
+        try:
+            device = os.open(self.root / "dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.close(fcntl.ioctl(device, _KVM_CREATE_VM, 0))
+        except OSError:
+            return False
+        finally:
+            os.close(device)
+        return True
 
     @cached_property
     def loop(self) -> bool:

@@ -19,9 +19,11 @@ from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.openstack import access, cloud, marks
-from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError, Turns, Watch
+from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
+from gridstead.cluster.providers.openstack.turns import Turn, Turns, calls_of
 from gridstead.cluster.providers.openstack.volumes import gibibytes
+from gridstead.cluster.providers.openstack.watch import Watch
 from gridstead.cluster.resources import Key, Kind, Resource, Status
 from gridstead.cluster.spec import Cluster, OpenStack
 
@@ -179,22 +181,47 @@ def test_a_listing_that_fails_fails_one_wait_alone() -> None:
     assert watch.wait("1", bool, limit=5, what="server").id == "1"
 
 
-def test_turns_come_in_the_order_of_those_who_wait() -> None:
+def test_turns_come_by_what_is_asked_and_then_in_the_order_of_those_who_wait() -> None:
     turns, came = Turns(1), []
+    wanted = [(turn, number) for number in range(5) for turn in reversed(Turn)]
 
-    def one(number: int) -> None:
-        with turns:
-            came.append(number)
+    def one(turn: Turn, number: int) -> None:
+        with calls_of(turn), turns:
+            came.append((turn, number))
 
-    threads = [threading.Thread(target=one, args=[number]) for number in range(20)]
+    threads = [threading.Thread(target=one, args=arguments) for arguments in wanted]
     with turns:
-        for number, thread in enumerate(threads):
+        for waiting, thread in enumerate(threads):
             thread.start()
-            while len(turns._waiting) == number:
+            while len(turns._waiting) == waiting:
                 time.sleep(0.001)
     for thread in threads:
         thread.join(60)
-    assert came == list(range(20))
+    assert came == sorted(wanted)
+
+
+def test_a_listing_goes_before_the_calls_of_those_who_wait_for_it() -> None:
+    turns, came = Turns(1), []
+
+    def listing() -> list[Any]:
+        with turns:
+            came.append("listing")
+        return [SimpleNamespace(id="1", status="ACTIVE")]
+
+    def other() -> None:
+        with calls_of(Turn.GROUND), turns:
+            came.append("other")
+
+    watch = Watch(listing, interval=0.0)
+    threads = [threading.Thread(target=other), threading.Thread(target=watch.wait, args=["1", bool], kwargs={"limit": 5, "what": "server"})]
+    with turns:
+        for waiting, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) == waiting:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(60)
+    assert came == ["listing", "other"]
 
 
 # -- what a listing means --------------------------------------------------------------------------------------------

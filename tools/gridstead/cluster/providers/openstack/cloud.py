@@ -1,13 +1,11 @@
-"""The connection to a cloud: who we are, patience with its errors, and one way to wait for it."""
+"""The connection to a cloud: who we are, and patience with its errors."""
 
 from __future__ import annotations
 
 import functools
 import random
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +14,7 @@ from keystoneauth1 import exceptions as identity
 from openstack import exceptions
 
 from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
+from gridstead.cluster.providers.openstack.turns import Turns
 from gridstead.cluster.spec import OpenStack
 
 T = TypeVar("T")
@@ -28,9 +27,6 @@ PAUSES = (0.3, 0.7, 1.5, 3.0, 5.0, 8.0, 12.0)
 PASSING = frozenset({429, 500, 502, 503, 504})
 #: Seconds for one answer. A creation given up too early goes on without us, and a second one makes two.
 ANSWER_LIMIT = 300.0
-#: Until the next listing: so many times what the last one took, as listings are work for the cloud too; and at most so many
-#: seconds, as much of what it took may have been waiting for its turn.
-LISTING_PAUSE, LONGEST_LISTING_PAUSE = 2.0, 3.0
 #: Seconds before we look for what a lost answer was about: the cloud may still be at it.
 LOST_ANSWER_PAUSE = 2.0
 
@@ -181,104 +177,3 @@ def _retry_after(error: Exception) -> float | None:
     response = getattr(error, "response", None)
     wish = response.headers.get("Retry-After", "") if response is not None else ""
     return min(float(wish), 30.0) if wish.isdigit() else None
-
-
-class Turns:
-    """A bound on how many do something at once; who came first is first.
-
-    ``threading.Semaphore`` lets a newcomer pass those who wait: among hundreds of calls, one waited for minutes.
-
-    Args:
-        number: how many at once.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._free = number
-        self._waiting: deque[threading.Event] = deque()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            turn = threading.Event()
-            self._waiting.append(turn)
-        turn.wait()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._free += 1
-
-
-class Watch:
-    """Many waits, one listing: a list call now and then answers for all resources that are waited for.
-
-    Args:
-        listing: the resources of one kind, as they are now.
-        interval: seconds between two listings, at least; a slow listing is asked for less often.
-    """
-
-    def __init__(self, listing: Callable[[], Iterable[Any]], *, interval: float = 0.5) -> None:
-        self._listing, self._interval = listing, interval
-        self._news = threading.Condition()
-        self._seen: dict[str, Any] = {}
-        self._taken = self._due = float("-inf")
-        self._taking = False
-
-    def _newer(self, than: float) -> tuple[dict[str, Any], float]:
-        """The first listing that was begun after a moment, and when that was; whoever finds it due takes it for all."""
-        while True:
-            with self._news:
-                if self._taken > than:
-                    return self._seen, self._taken
-                left = self._due - time.monotonic()
-                if self._taking or left > 0:
-                    self._news.wait(None if self._taking else left)
-                    continue
-                self._taking = True
-            began = time.monotonic()
-            try:
-                seen = {one.id: one for one in self._listing()}
-                with self._news:
-                    self._seen, self._taken = seen, began
-                    pause = min(LISTING_PAUSE * (time.monotonic() - began), LONGEST_LISTING_PAUSE)
-                    self._due = time.monotonic() + max(self._interval, pause)
-            finally:
-                with self._news:
-                    self._taking = False
-                    self._news.notify_all()
-
-    def seen(self, identity_: str) -> Any:
-        """A resource as a wait saw it last, without another listing; None when none did."""
-        with self._news:
-            return self._seen.get(identity_)
-
-    def wait(self, identity_: str, done: Callable[[Any], bool], *, limit: float, what: str) -> Any:
-        """Wait for a resource.
-
-        Args:
-            identity_: its id.
-            done: told the resource as listed, None when it is not there; says whether that is the end. It may raise.
-            limit: seconds.
-            what: what is waited for, for the error.
-
-        Raises:
-            GridsteadError: it took longer. Nothing is undone for that.
-        """
-        # A listing from before the wait began shows the time before what we wait for was asked for.
-        began = taken = time.monotonic()
-        while True:
-            listed, taken = self._newer(taken)
-            one = listed.get(identity_)
-            if done(one):
-                return one
-            if time.monotonic() - began > limit:
-                state = getattr(one, "status", "gone") if one is not None else "gone"
-                raise GridsteadError(
-                    f"{what}: still {state} after {limit:.0f} s",
-                    hint="it was left as it is; `tools/cluster up` goes on from there",
-                )

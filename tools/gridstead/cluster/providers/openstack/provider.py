@@ -24,6 +24,7 @@ from gridstead.cluster.providers.openstack.images import Images
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
 from gridstead.cluster.providers.openstack.network import Networking
 from gridstead.cluster.providers.openstack.servers import Recipe, Servers
+from gridstead.cluster.providers.openstack.turns import Turn, calls_of
 from gridstead.cluster.providers.openstack.volumes import Volumes, gibibytes
 from gridstead.cluster.providers.podman.image import current_halves
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
@@ -31,6 +32,12 @@ from gridstead.cluster.spec import Cluster, NodeKind, parse_size
 
 #: The group of all nodes: inside it everything may pass.
 INSIDE = "inside"
+#: Whose calls go first.
+_TURNS = {
+    **dict.fromkeys((Kind.KEYPAIR, Kind.NETWORK, Kind.ROUTER, Kind.SECURITY_GROUP, Kind.SERVER_GROUP), Turn.GROUND),
+    Kind.NODE: Turn.SERVER,
+    Kind.PORT: Turn.PORT,
+}
 #: MiB that a guest's kernel keeps of its memory before Linux counts it; and the part of all memory that goes the same way.
 _KERNEL_MEMORY, _KERNEL_SHARE = 64, 32
 
@@ -253,6 +260,11 @@ class OpenStackProvider(Provider):
         found = self._found(key)
         if found and found.status is Status.OK and found.digest in (None, resource.digest):
             return
+        with calls_of(_TURNS.get(key.kind, Turn.REST)):
+            self._ensure(resource, found)
+
+    def _ensure(self, resource: Resource, found: Found | None) -> None:
+        key = resource.key
         match key.kind:
             case Kind.KEYPAIR:
                 self.servers.ensure_keypair(resource, found)
@@ -312,8 +324,13 @@ class OpenStackProvider(Provider):
     def delete(self, key: Key) -> None:
         """See :meth:`Provider.delete`."""
         found = self._found(key)
-        if found is None:
-            return
+        if found is not None:
+            with calls_of(_TURNS.get(key.kind, Turn.REST)):
+                self._delete(found)
+            self._forget(key)
+
+    def _delete(self, found: Found) -> None:
+        key = found.key
         match key.kind:
             case Kind.NODE:
                 self.servers.delete(found)
@@ -339,7 +356,6 @@ class OpenStackProvider(Provider):
                 self.servers.delete_keypair()
             case other:
                 raise GridsteadError(f"the OpenStack provider makes no {other}")
-        self._forget(key)
 
     def _attachments(self) -> list[tuple[Key, Found]]:
         with self._lock:

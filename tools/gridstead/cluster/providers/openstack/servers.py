@@ -10,7 +10,8 @@ from typing import Any
 
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.providers.openstack import marks
-from gridstead.cluster.providers.openstack.cloud import Cloud, Watch
+from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.watch import Watch
 from gridstead.cluster.resources import Found, Kind, Resource
 
 #: Seconds for a server to become ACTIVE, to shut down, to go away. The first covers an image of gigabytes that its host does not have yet.

@@ -8,7 +8,8 @@ from openstack import exceptions
 
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.providers.openstack import marks
-from gridstead.cluster.providers.openstack.cloud import Cloud, Watch
+from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.watch import Watch
 from gridstead.cluster.resources import Found, Kind, Resource
 
 #: Seconds for a volume to be made, attached, let go or deleted.

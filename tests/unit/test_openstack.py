@@ -21,6 +21,7 @@ from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.openstack import access, cloud, marks
 from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
+from gridstead.cluster.providers.openstack.servers import Servers
 from gridstead.cluster.providers.openstack.turns import Turn, Turns, calls_of
 from gridstead.cluster.providers.openstack.volumes import gibibytes
 from gridstead.cluster.providers.openstack.watch import Watch
@@ -181,13 +182,13 @@ def test_a_listing_that_fails_fails_one_wait_alone() -> None:
     assert watch.wait("1", bool, limit=5, what="server").id == "1"
 
 
-def test_turns_come_by_what_is_asked_and_then_in_the_order_of_those_who_wait() -> None:
+def test_turns_come_by_what_is_asked_then_by_node_and_then_in_the_order_of_those_who_wait() -> None:
     turns, came = Turns(1), []
-    wanted = [(turn, number) for number in range(5) for turn in reversed(Turn)]
+    wanted = [(turn, node, number) for number in range(3) for node in (2, 0, 1) for turn in reversed(Turn)]
 
-    def one(turn: Turn, number: int) -> None:
-        with calls_of(turn), turns:
-            came.append((turn, number))
+    def one(turn: Turn, node: int, number: int) -> None:
+        with calls_of(turn, node), turns:
+            came.append((turn, node, number))
 
     threads = [threading.Thread(target=one, args=arguments) for arguments in wanted]
     with turns:
@@ -222,6 +223,73 @@ def test_a_listing_goes_before_the_calls_of_those_who_wait_for_it() -> None:
     for thread in threads:
         thread.join(60)
     assert came == ["listing", "other"]
+
+
+# -- waiting for servers ---------------------------------------------------------------------------------------------
+
+
+class Nova:
+    """The servers of a project: as nova lists them, by their last change, and deleted ones only among the changes."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, SimpleNamespace] = {}
+        self.asked: list[str | None] = []
+
+    def put(self, identity_: str, second: int, status: str) -> None:
+        at = f"2026-11-22T10:{second // 60:02}:{second % 60:02}Z"
+        self.there[identity_] = SimpleNamespace(id=identity_, updated_at=at, created_at=at, status=status)
+
+    def servers(self, *, details: bool, name: str, changes_since: str | None = None) -> list[SimpleNamespace]:
+        assert details
+        assert name == "^gridstead-one-"
+        self.asked.append(changes_since)
+        if changes_since is None:
+            return [one for one in self.there.values() if one.status != "DELETED"]
+        return [one for one in self.there.values() if one.updated_at >= changes_since]
+
+
+@pytest.fixture
+def nova() -> tuple[Nova, Servers]:
+    project = Cloud(OpenStack())
+    compute = Nova()
+    project.services = SimpleNamespace(compute=compute)
+    return compute, Servers(project, "one", "test", str)
+
+
+def test_servers_that_have_not_changed_are_not_asked_for_again(nova: tuple[Nova, Servers]) -> None:
+    compute, servers = nova
+    assert servers._looked_over() == []
+    compute.put("a", 0, "ACTIVE")
+    compute.put("b", 100, "BUILD")
+    assert {one.id for one in servers._looked_over()} == {"a", "b"}
+    compute.put("b", 130, "ACTIVE")
+    compute.put("c", 90, "ACTIVE")  # its host's clock is behind
+    assert {(one.id, one.status) for one in servers._looked_over()} == {("a", "ACTIVE"), ("b", "ACTIVE"), ("c", "ACTIVE")}
+    compute.put("b", 140, "DELETED")
+    assert {one.id for one in servers._looked_over() if one.status == "DELETED"} == {"b"}
+    assert compute.asked == [None, None, "2026-11-22T10:01:25Z", "2026-11-22T10:01:55Z"]
+
+
+def test_now_and_then_all_servers_are_listed(nova: tuple[Nova, Servers], monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, servers = nova
+    monkeypatch.setattr("gridstead.cluster.providers.openstack.servers.WHOLE_LISTING_PAUSE", 0.0)
+    compute.put("a", 0, "ACTIVE")
+    servers._looked_over()
+    del compute.there["a"]
+    compute.put("b", 0, "ACTIVE")
+    assert [one.id for one in servers._looked_over()] == ["b"]
+    assert compute.asked == [None, None]
+
+
+def test_a_server_that_someone_else_deletes_while_it_is_built(nova: tuple[Nova, Servers]) -> None:
+    compute, servers = nova
+    compute.put("a", 0, "BUILD")
+    waiting = ThreadPoolExecutor(1).submit(servers._await, "a", "worker001")
+    while not compute.asked:
+        time.sleep(0.01)
+    compute.put("a", 5, "DELETED")
+    with pytest.raises(GridsteadError, match="server worker001 has disappeared"):
+        waiting.result(30)
 
 
 # -- what a listing means --------------------------------------------------------------------------------------------

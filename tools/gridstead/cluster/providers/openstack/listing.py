@@ -15,7 +15,7 @@ from gridstead.cluster.spec import Cluster
 
 #: Nova's states (api-guide, server concepts) in which `up` has nothing to do, or must make the server anew.
 _SERVER_OK, _SERVER_BROKEN = {"ACTIVE"}, {"ERROR"}
-_SERVER_GONE = {"DELETED", "SOFT_DELETED"}
+SERVER_GONE = {"DELETED", "SOFT_DELETED"}
 #: Cinder's states (volumes/states) in which a volume can serve.
 _VOLUME_OK = {"available", "in-use", "attaching", "detaching", "reserved"}
 
@@ -148,7 +148,7 @@ class Sight:
         servers = sorted(self.listing.servers, key=lambda one: (one.created_at or "", one.id))
         for server in servers:
             mark = marks.of_metadata(Kind.NODE, server.metadata)
-            if mark is None or mark.cluster != self.spec.name or server.status in _SERVER_GONE:
+            if mark is None or mark.cluster != self.spec.name or server.status in SERVER_GONE:
                 continue
             status, detail = Status.OK, ""
             if server.status in _SERVER_BROKEN:

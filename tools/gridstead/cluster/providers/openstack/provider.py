@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +37,6 @@ INSIDE = "inside"
 _TURNS = {
     **dict.fromkeys((Kind.KEYPAIR, Kind.NETWORK, Kind.ROUTER, Kind.SECURITY_GROUP, Kind.SERVER_GROUP), Turn.GROUND),
     Kind.NODE: Turn.SERVER,
-    Kind.PORT: Turn.PORT,
 }
 #: MiB that a guest's kernel keeps of its memory before Linux counts it; and the part of all memory that goes the same way.
 _KERNEL_MEMORY, _KERNEL_SHARE = 64, 32
@@ -80,6 +80,11 @@ class OpenStackProvider(Provider):
         self.servers = Servers(self.cloud, spec.name, spec.domain, self._fault)
         self.own_network = spec.network.name is None
         self._name = marks.name(spec.name)
+        self._order = {
+            name: number
+            for number, (node, kind) in enumerate(spec.node_names().items())
+            for name in (node, *(f"{node}-{volume.name}" for volume in spec.nodes[kind].volumes))
+        }
         self._sight = Sight(spec, self.cloud, Listing())
         self._seen: Observed | None = None
         self._lock = threading.Lock()
@@ -260,8 +265,12 @@ class OpenStackProvider(Provider):
         found = self._found(key)
         if found and found.status is Status.OK and found.digest in (None, resource.digest):
             return
-        with calls_of(_TURNS.get(key.kind, Turn.REST)):
+        with self._place(key):
             self._ensure(resource, found)
+
+    def _place(self, key: Key) -> AbstractContextManager[None]:
+        # What belongs to a node is named after it; what is not declared any more comes first.
+        return calls_of(_TURNS.get(key.kind, Turn.REST), self._order.get(key.name, 0))
 
     def _ensure(self, resource: Resource, found: Found | None) -> None:
         key = resource.key
@@ -325,7 +334,7 @@ class OpenStackProvider(Provider):
         """See :meth:`Provider.delete`."""
         found = self._found(key)
         if found is not None:
-            with calls_of(_TURNS.get(key.kind, Turn.REST)):
+            with self._place(key):
                 self._delete(found)
             self._forget(key)
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.providers.openstack import marks
 from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.listing import SERVER_GONE
 from gridstead.cluster.providers.openstack.watch import Watch
 from gridstead.cluster.resources import Found, Kind, Resource
 
 #: Seconds for a server to become ACTIVE, to shut down, to go away. The first covers an image of gigabytes that its host does not have yet.
 BUILD_LIMIT, STOP_LIMIT, DELETE_LIMIT = 900.0, 300.0, 300.0
+#: Seconds between two listings of all servers, while waiting; in between, of those that changed.
+WHOLE_LISTING_PAUSE = 60.0
+#: How much later a change may be seen than its time says: nova's hosts note it by their own clocks, and write it when they can.
+CHANGES_OVERLAP = timedelta(seconds=15)
 
 #: Nothing secret: whoever runs on the node can read it from the metadata service.
 _USER_DATA = """\
@@ -61,20 +68,39 @@ class Servers:
 
     def __init__(self, cloud: Cloud, cluster: str, domain: str, fault: Callable[[str], str]) -> None:
         self.cloud, self.cluster, self.domain, self._fault = cloud, cluster, domain, fault
-        # nova's name filter is a regular expression.
-        self._watch = Watch(lambda: self.cloud(self._listed, what="list servers"))
+        self._watch = Watch(lambda: self.cloud(self._looked_over, what="list servers"))
+        self._known: dict[str, Any] = {}
+        self._whole_due = float("-inf")
 
     @property
     def _compute(self) -> Any:
         return self.cloud.services.compute
 
-    def _listed(self) -> list[Any]:
-        return list(self._compute.servers(details=True, name=f"^{marks.name(self.cluster)}-"))
+    def _listed(self, **more: str) -> list[Any]:
+        # nova's name filter is a regular expression.
+        return list(self._compute.servers(details=True, name=f"^{marks.name(self.cluster)}-", **more))
+
+    def _looked_over(self) -> list[Any]:
+        """The servers as they are now. Only those that changed are asked for, most of the time.
+
+        While hundreds of servers are built, listing them all is half of nova's work. It tells which changed since a time (API guide,
+        compute/v2.1 "List Servers Detailed", changes-since), the deleted ones too; but a server that is only asked for is not told
+        before something happens to it.
+        """
+        began = time.monotonic()
+        if began >= self._whole_due or not self._known:
+            self._known = {server.id: server for server in self._listed()}
+            self._whole_due = began + WHOLE_LISTING_PAUSE
+        else:
+            newest = max(datetime.fromisoformat(server.updated_at or server.created_at) for server in self._known.values())
+            since = (newest - CHANGES_OVERLAP).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self._known |= {server.id: server for server in self._listed(changes_since=since)}
+        return list(self._known.values())
 
     def _find(self, resource: Resource) -> Any:
         for server in self._listed():
             mark = marks.of_metadata(Kind.NODE, server.metadata)
-            if mark and mark.cluster == self.cluster and mark.key == resource.key and server.status not in {"DELETED", "SOFT_DELETED"}:
+            if mark and mark.cluster == self.cluster and mark.key == resource.key and server.status not in SERVER_GONE:
                 return server
         return None
 
@@ -128,6 +154,8 @@ class Servers:
     def _await(self, server: str, node: str) -> Any:
         def active(one: Any) -> bool:
             if one is None:
+                return False  # it was asked for just now, and nothing has happened to it
+            if one.status in SERVER_GONE:
                 raise GridsteadError(
                     f"server {node} has disappeared", hint="someone else deletes servers here; `tools/cluster up` makes it again"
                 )
@@ -151,7 +179,7 @@ class Servers:
         self.cloud.gone(self._compute.delete_server, found.id, what=f"server {found.key.name}")
         self._watch.wait(
             found.id,
-            lambda one: one is None or one.status in {"DELETED", "SOFT_DELETED"},
+            lambda one: one is None or one.status in SERVER_GONE,
             limit=DELETE_LIMIT,
             what=f"end of server {found.key.name}",
         )

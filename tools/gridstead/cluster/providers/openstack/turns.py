@@ -14,32 +14,37 @@ from enum import IntEnum
 class Turn(IntEnum):
     """The order of calls that wait: first what most others wait for, then what takes the cloud longest once it is asked.
 
-    The volumes of a hundred nodes, which nobody needs before the servers run, would otherwise hold up the network's second call,
-    and a thousand calls the listing that says which servers run.
+    Otherwise the volumes of a hundred nodes hold up the network's second call, and a thousand calls the listing that says which
+    servers run.
     """
 
     LISTING = 0
     GROUND = 1
     SERVER = 2
-    PORT = 3
-    REST = 4
+    REST = 3
 
 
-_TURN: ContextVar[Turn] = ContextVar("turn", default=Turn.REST)
+_PLACE: ContextVar[tuple[Turn, int]] = ContextVar("place", default=(Turn.REST, 0))
 
 
 @contextmanager
-def calls_of(turn: Turn) -> Iterator[None]:
-    """The calls that are made inside, in this thread, have this turn."""
-    token = _TURN.set(turn)
+def calls_of(turn: Turn, node: int = 0) -> Iterator[None]:
+    """Give the calls that are made inside, in this thread, their place.
+
+    Args:
+        turn: what they are for.
+        node: the number of the node they are for: one node after the other, so that a first one is complete, and the cloud busy
+            with building it, while the calls of others wait.
+    """
+    token = _PLACE.set((turn, node))
     try:
         yield
     finally:
-        _TURN.reset(token)
+        _PLACE.reset(token)
 
 
 class Turns:
-    """A bound on how many calls are under way at once; of those that wait, the first of the lowest :class:`Turn` is next.
+    """A bound on how many calls are under way at once; of those that wait, the first of the lowest place (``calls_of``) is next.
 
     ``threading.Semaphore`` lets a newcomer pass those who wait: among hundreds of calls, one waited for minutes.
 
@@ -49,7 +54,7 @@ class Turns:
 
     def __init__(self, number: int) -> None:
         self._free = number
-        self._waiting: list[tuple[Turn, int, threading.Event]] = []
+        self._waiting: list[tuple[tuple[Turn, int], int, threading.Event]] = []
         self._arrivals = itertools.count()
         self._lock = threading.Lock()
 
@@ -59,7 +64,7 @@ class Turns:
                 self._free -= 1
                 return
             called = threading.Event()
-            heapq.heappush(self._waiting, (_TURN.get(), next(self._arrivals), called))
+            heapq.heappush(self._waiting, (_PLACE.get(), next(self._arrivals), called))
         called.wait()
 
     def __exit__(self, *_: object) -> None:

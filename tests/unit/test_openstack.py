@@ -182,6 +182,17 @@ def test_a_listing_that_fails_fails_one_wait_alone() -> None:
     assert watch.wait("1", bool, limit=5, what="server").id == "1"
 
 
+def queue(turns: Turns, threads: list[threading.Thread]) -> None:
+    """Have threads wait for their turn, in their order, and then let them go to their end."""
+    with turns:
+        for waiting, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) == waiting:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(60)
+
+
 def test_turns_come_by_what_is_asked_then_by_node_and_then_in_the_order_of_those_who_wait() -> None:
     turns, came = Turns(1), []
     wanted = [(turn, node, number) for number in range(3) for node in (2, 0, 1) for turn in reversed(Turn)]
@@ -191,13 +202,7 @@ def test_turns_come_by_what_is_asked_then_by_node_and_then_in_the_order_of_those
             came.append((turn, node, number))
 
     threads = [threading.Thread(target=one, args=arguments) for arguments in wanted]
-    with turns:
-        for waiting, thread in enumerate(threads):
-            thread.start()
-            while len(turns._waiting) == waiting:
-                time.sleep(0.001)
-    for thread in threads:
-        thread.join(60)
+    queue(turns, threads)
     assert came == sorted(wanted)
 
 
@@ -215,13 +220,7 @@ def test_a_listing_goes_before_the_calls_of_those_who_wait_for_it() -> None:
 
     watch = Watch(listing, interval=0.0)
     threads = [threading.Thread(target=other), threading.Thread(target=watch.wait, args=["1", bool], kwargs={"limit": 5, "what": "server"})]
-    with turns:
-        for waiting, thread in enumerate(threads):
-            thread.start()
-            while len(turns._waiting) == waiting:
-                time.sleep(0.001)
-    for thread in threads:
-        thread.join(60)
+    queue(turns, threads)
     assert came == ["listing", "other"]
 
 

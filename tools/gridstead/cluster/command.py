@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from gridstead.cluster.errors import GridsteadError
 
+#: What a shell says of a program that is not there, and so do we.
+NOT_FOUND = 127
+
 
 class CommandError(GridsteadError):
     """A program ended with an error.
@@ -63,7 +66,7 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise CommandError(argv, None, (error.stderr or b"").decode(errors="replace")) from None
     except OSError as error:
-        raise CommandError(argv, 127, str(error)) from None
+        raise CommandError(argv, NOT_FOUND, str(error)) from None
     if done.returncode:
         raise CommandError(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout

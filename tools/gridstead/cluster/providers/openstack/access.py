@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gridstead.cluster.command import CommandError, run
+from gridstead.cluster.command import NOT_FOUND, CommandError, run
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import SitePaths
 
@@ -21,8 +21,6 @@ _KEY = re.compile(r"\b((?:ssh-|ecdsa-)[a-z0-9-]+) (AAAA[A-Za-z0-9+/=]+)")
 CONSOLE_LINES = 2000
 #: Seconds between two looks at a console that does not show the keys yet.
 _PAUSE = 2.0
-#: What a shell, and our own way to run programs, say of a program that is not there.
-_NOT_FOUND = 127
 #: A unix socket's path may have 108 bytes; ssh adds 17 of its own while it makes one.
 _SOCKET_PATH = 90
 
@@ -132,7 +130,7 @@ class HostKeys:
         try:
             return run(argv)
         except CommandError as error:
-            if error.status == _NOT_FOUND:
+            if error.status == NOT_FOUND:
                 raise
             return ""  # nobody answers yet, not even the node that leads to them
 

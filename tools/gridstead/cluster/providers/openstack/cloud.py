@@ -70,10 +70,15 @@ class Cloud:
 
     @functools.cached_property
     def services(self) -> Any:
-        """The connection with every service looked up: openstacksdk does that at first use, which is not for several threads."""
+        """The connection with every service looked up: openstacksdk does that at first use, in each thread that is the first.
+
+        Of the two services whose calls negotiate a microversion that takes the service's own description too.
+        """
         connection = self.connection
-        for service in ("compute", "network", "block_storage", "image"):
+        for service in ("network", "image"):
             self(getattr(connection, service).get_endpoint, what=f"look up {service}")
+        for service in ("compute", "block_storage"):
+            self(getattr(connection, service).get_endpoint_data, what=f"look up {service}")
         return connection
 
     @property

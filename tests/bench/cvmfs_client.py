@@ -229,7 +229,6 @@ def main() -> int:
         return here()
     sys.path.insert(0, str(ROOT / "tests"))
     from results import keep
-
     from support import Site
 
     node = Site.look(arguments.site).first("cvmfs_stratum0")

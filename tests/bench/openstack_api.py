@@ -23,8 +23,8 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import openstack  # noqa: E402  the path comes first
-from results import keep  # noqa: E402
 
+from results import keep  # noqa: E402
 from support import ROOT  # noqa: E402
 
 #: What was measured: row, then value.

@@ -228,7 +228,7 @@ def main() -> int:
     if arguments.here:
         return here()
     sys.path.insert(0, str(ROOT / "tests"))
-    from results import keep
+    from bench_results import keep
     from support import Site
 
     node = Site.look(arguments.site).first("cvmfs_stratum0")

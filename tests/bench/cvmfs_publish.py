@@ -19,12 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
+from bench_results import keep  # noqa: E402  the path comes first
 from cvmfs_support import FQRN  # noqa: E402
 from gridstead.cvmfs.publish import operations  # noqa: E402
 from gridstead.cvmfs.publish.check import check  # noqa: E402
 from gridstead.cvmfs.publish.layout import Layout  # noqa: E402
 from gridstead.cvmfs.publish.settings import Settings  # noqa: E402
-from results import keep  # noqa: E402  the path comes first
 
 FILES = 20_000
 IN_A_DIRECTORY = 100

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import openstack  # noqa: E402  the path comes first
 
-from results import keep  # noqa: E402
+from bench_results import keep  # noqa: E402
 from support import ROOT  # noqa: E402
 
 #: What was measured: row, then value.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from results import keep
+from bench_results import keep
 from support import ROOT, Site, cluster
 
 NAME = "gridstead-bench"

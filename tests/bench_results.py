@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 def keep(name: str, values: Any) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from gridstead.cluster.command import CommandError, run
-from gridstead.cluster.host import PODMAN_PROGRAMS, Host
+from gridstead.cluster.errors import PreflightError
+from gridstead.cluster.host import PROGRAMS, Host
+from gridstead.cluster.progress import Progress
 
 V1 = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n"
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,9 +87,34 @@ def test_missing_programs_are_named_by_package(machine: Host, monkeypatch: pytes
     assert machine.missing_packages == ["nftables", "podman"]
 
 
+def test_missing_packages_are_installed_as_a_step_of_its_own(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: set[str] = set()
+    runs = []
+
+    def install(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        runs.append(command[-1])
+        there.update(PROGRAMS)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("shutil.which", lambda program: program if program in there else None)
+    monkeypatch.setattr("subprocess.run", install)
+    progress = Progress(console=Console(file=(told := io.StringIO())))
+    machine.ensure_packages(progress)
+    machine.ensure_packages(progress)
+    assert runs == ["system"]
+    assert "✓ install system packages" in told.getvalue()
+
+
+def test_packages_that_cannot_be_installed_are_told_in_the_words_of_what_tried(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "E: no space left\n"))
+    with pytest.raises(PreflightError, match=r"^E: no space left$"):
+        machine.ensure_packages(Progress(quiet=True))
+
+
 def test_every_needed_package_is_in_the_list_that_is_installed() -> None:
     listed = [line for line in (ROOT / "tools/requirements.apt").read_text().splitlines() if line and not line.startswith("#")]
-    assert set(PODMAN_PROGRAMS.values()) <= set(listed)
+    assert set(PROGRAMS.values()) <= set(listed)
     assert listed == sorted(set(listed))
 
 

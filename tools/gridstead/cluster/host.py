@@ -17,9 +17,10 @@ from typing import Any
 from gridstead.cluster.command import CommandError, run
 from gridstead.cluster.errors import PreflightError
 from gridstead.cluster.paths import ROOT
+from gridstead.cluster.progress import Progress
 
-#: Programs the podman provider runs, with the Debian package each comes from.
-PODMAN_PROGRAMS = {
+#: Programs that nodes as containers, and all images, are made with; and the Debian package each comes from.
+PROGRAMS = {
     "podman": "podman",
     "crun": "crun",
     "mmdebstrap": "mmdebstrap",
@@ -29,6 +30,7 @@ PODMAN_PROGRAMS = {
     "ssh": "openssh-client",
     "losetup": "mount",
     "nsenter": "util-linux",
+    "qemu-img": "qemu-utils",
 }
 #: linux/kvm.h: KVM_CREATE_VM, _IO(0xAE, 0x01).
 _KVM_CREATE_VM = 0xAE01
@@ -111,18 +113,24 @@ class Host:
 
     @cached_property
     def missing_packages(self) -> list[str]:
-        """Debian packages of the programs the podman provider needs and does not find."""
-        return sorted({package for program, package in PODMAN_PROGRAMS.items() if shutil.which(program) is None})
+        """Debian packages of those programs that are not there."""
+        return sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
 
-    def install_packages(self) -> None:
-        """Install what ``tools/requirements.apt`` lists, as tools/bootstrap.sh does it.
+    def ensure_packages(self, progress: Progress) -> None:
+        """Install what ``tools/requirements.apt`` lists, as tools/bootstrap.sh does it, where something of it is missing.
+
+        Args:
+            progress: told that it runs: on a machine just installed this takes minutes.
 
         Raises:
             PreflightError: that failed; the message is its own.
         """
-        done = subprocess.run(
-            [str(ROOT / "tools" / "bootstrap.sh"), "system"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-        )
+        if not self.missing_packages:
+            return
+        with progress.step("install", "system packages"):
+            done = subprocess.run(
+                [str(ROOT / "tools" / "bootstrap.sh"), "system"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+            )
         self.__dict__.pop("missing_packages", None)
         if done.returncode or self.missing_packages:
             raise PreflightError(done.stderr.strip() or f"programs are still missing: {' '.join(self.missing_packages)}")

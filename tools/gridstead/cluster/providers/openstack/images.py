@@ -54,8 +54,7 @@ class Images:
                 "building the node image needs root",
                 hint="run this as root, or name an image of the cloud in cluster.yml: image: {name: …}",
             )
-        if host.missing_packages:
-            host.install_packages()
+        host.ensure_packages(progress)
         podman = Podman(host)
         podman.set_up()
         built = machine_image.ensure(podman, self.declared.release, progress, rebuild=rebuild)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -94,14 +93,11 @@ def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = 
         rebuild: build it even when it is there.
 
     Raises:
-        PreflightError: qemu-img is missing and could not be installed.
         GridsteadError: the build failed; an image that was there is still there.
     """
     with host_lock("image"):
         if not rebuild and (found := find(release)):
             return found
-        if shutil.which("qemu-img") is None:
-            podman.host.install_packages()
         _build(podman, release, progress, rebuild=rebuild)
         image.prune(podman, keep=image.tags(release))
         built = find(release)

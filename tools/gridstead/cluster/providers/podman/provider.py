@@ -194,12 +194,10 @@ class PodmanProvider(Provider):
     # -- checks before anything is made ----------------------------------------------------------------------------
 
     def preflight(self, resources: Sequence[Resource]) -> None:
-        """Root, programs, loop devices, disk space, ports."""
+        """Root, loop devices, disk space, ports."""
         problems = []
         if not self.host.is_root:
             problems.append("the podman provider needs root: run this as root, or with sudo")
-        if self.host.is_root and self.host.missing_packages:
-            self.host.install_packages()
         if not self.host.loop and any(resource.key.kind is Kind.VOLUME for resource in resources):
             problems.append("no /dev/loop-control: this kernel has no loop devices, so volumes cannot be made")
         if problems:
@@ -245,7 +243,8 @@ class PodmanProvider(Provider):
                 ) from None
 
     def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
-        """Podman's own directories and namespace; the node image, when a node is to be made."""
+        """Programs; podman's own directories and namespace; the node image, when a node is to be made."""
+        self.host.ensure_packages(progress)
         self.podman.set_up()
         if self.node_image is None and any(resource.key.kind is Kind.NODE for resource in resources):
             self.node_image = image.ensure(self.podman, self.spec.image.release, progress)
@@ -253,7 +252,7 @@ class PodmanProvider(Provider):
     def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
         """See :meth:`Provider.build_image`."""
         self.preflight([])
-        self.podman.set_up()
+        self.prepare([], progress)
         return image.ensure(self.podman, self.spec.image.release, progress, rebuild=rebuild)
 
     def remove_images(self) -> None:

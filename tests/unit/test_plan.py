@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import threading
 import time
@@ -210,6 +211,32 @@ def test_a_deletion_does_not_wait_for_what_another_node_holds() -> None:
     assert steps[Key(Kind.ATTACHMENT, "n2-v0")].after == {Key(Kind.NODE, "n2")}
     assert steps[Key(Kind.VOLUME, "n2-v0")].after == {Key(Kind.ATTACHMENT, "n2-v0")}
     assert steps[Key(Kind.NETWORK, "net")].after == {Key(Kind.NODE, f"n{number}") for number in (1, 2, 3)}
+
+
+def with_users(found: Observed) -> Observed:
+    """Every node but the first uses the first."""
+    first = Key(Kind.NODE, "n1")
+    uses = {key: dataclasses.replace(one, uses=(first,)) for key, one in found.items() if key.kind is Kind.NODE and key != first}
+    return Observed({**found, **uses})
+
+
+def test_what_uses_a_node_is_taken_away_before_it() -> None:
+    found = with_users(as_found(site(3)))
+    steps = {step.key: step for step in teardown(found, held_by=HELD_BY).steps}
+    assert steps[Key(Kind.NODE, "n1")].after == {Key(Kind.NODE, "n2"), Key(Kind.NODE, "n3")}
+    assert steps[Key(Kind.NODE, "n2")].after == set()
+    cloud = Cloud(found)
+    carry_out(teardown(found, held_by=HELD_BY), cloud)
+    assert not cloud.there
+
+
+def test_what_uses_a_node_is_replaced_before_it_only_where_both_are() -> None:
+    found = with_users(as_found(site(3)))
+    anew = [Key(Kind.NODE, "n1"), Key(Kind.NODE, "n3")]
+    steps = {step.key: step for step in make(site(3), found, held_by=HELD_BY, replace=anew).steps}
+    assert steps[Key(Kind.NODE, "n1")].after & {Key(Kind.NODE, "n2"), Key(Kind.NODE, "n3")} == {Key(Kind.NODE, "n3")}
+    assert Key(Kind.NODE, "n2") not in steps
+    carry_out(make(site(3), found, held_by=HELD_BY, replace=anew), Cloud(found))
 
 
 def test_a_plan_as_data_names_action_kind_name_and_reason() -> None:

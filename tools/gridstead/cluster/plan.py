@@ -82,7 +82,7 @@ def make(
     Returns:
         Deletions first (a leaving resource may hold what a coming one needs), then the rest. Resources marked
         ``keep`` are never replaced or deleted: a changed one is updated in place. What needs a node that is replaced
-        (an attachment to it) is made anew with it.
+        (an attachment to it) is made anew with it; of what is replaced, what uses another comes before it.
     """
     wanted = {resource.key: resource for resource in desired}
     kept = set(keep)
@@ -103,7 +103,7 @@ def make(
             if action is Action.REPLACE:
                 anew.add(resource.key)
             steps.append(Step(action, resource.key, why, resource, frozenset(resource.needs) | gone))
-    return Plan(_only_planned(_let_go(steps, desired, anew)))
+    return Plan(_only_planned(_users_first(_let_go(steps, desired, anew), observed, anew)))
 
 
 def teardown(observed: Observed, *, held_by: Mapping[Kind, Sequence[Kind]], keep: Iterable[Kind] = ()) -> Plan:
@@ -133,8 +133,12 @@ def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[A
 
 
 def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]]) -> Iterable[Step]:
-    """A deletion waits for what holds it: of each kind the one of its name, or of its node's, or all where none is called so."""
+    """A deletion waits for what holds it: of each kind the one of its name, or of its node's, or all where none is called so.
+
+    And for what uses it.
+    """
     ordered = sorted(leaving, key=lambda found: found.key)
+    users = _users(ordered)
     keys: dict[Kind, set[Key]] = {}
     for found in ordered:
         keys.setdefault(found.key.kind, set()).add(found.key)
@@ -147,7 +151,22 @@ def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]])
         for found in ordered:
             if found.key.kind is kind:
                 before = frozenset(key for holder in held for key in holders(found, holder))
-                yield Step(Action.DELETE, found.key, "no longer declared", None, before)
+                yield Step(Action.DELETE, found.key, "no longer declared", None, before | users.get(found.key, set()))
+
+
+def _users(present: Iterable[Found]) -> dict[Key, set[Key]]:
+    """Of each resource that is used, what uses it."""
+    users: dict[Key, set[Key]] = {}
+    for found in present:
+        for key in found.uses:
+            users.setdefault(key, set()).add(found.key)
+    return users
+
+
+def _users_first(steps: Iterable[Step], observed: Observed, anew: AbstractSet[Key]) -> list[Step]:
+    """To replace is to take away too: what uses another is replaced before it, where both are."""
+    users = _users(observed.values())
+    return [dataclasses.replace(step, after=step.after | users.get(step.key, set()) & anew) if step.key in anew else step for step in steps]
 
 
 def _let_go(steps: Iterable[Step], desired: Sequence[Resource], anew: AbstractSet[Key]) -> list[Step]:

@@ -80,6 +80,7 @@ class Found:
         id: the provider's own id.
         detail: why it is broken, in the provider's words.
         data: what the engine and the inventory need of it (address, device, …).
+        uses: what may not be taken away before it (the server of file systems it has mounted).
     """
 
     key: Key
@@ -88,6 +89,7 @@ class Found:
     id: str = ""
     detail: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    uses: tuple[Key, ...] = ()
 
 
 class Observed(dict[Key, Found]):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import zlib
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
@@ -31,6 +32,12 @@ from gridstead.cluster.spec import Cluster
 TAG = "gridstead.cluster"
 #: Where a node sees its seed: host key and authorized_keys, written by the host (what cloud-init is elsewhere).
 SEED = "/var/lib/gridstead/seed"
+
+#: Seconds in which a container's last process ends. One that unmounts NFS whose server is gone waits for the answers to
+#: DESTROY_SESSION and DESTROY_CLIENTID, each for timeo × (retrans + 1) = 180 s (nfs(5); seen with Linux 6.12).
+DEATH_LIMIT = 420.0
+#: What podman says when it does not within its own few seconds.
+_LIVES_ON = "did not die within timeout"
 
 _RUNNING, _STOPPED = {"running"}, {"created", "configured", "exited", "stopped", "initialized"}
 
@@ -126,6 +133,7 @@ class PodmanProvider(Provider):
             id=container["Id"][:12],
             detail="" if status is Status.OK else f"container is {state}",
             data={"address": labels["gridstead.address"], "image": container["Image"], "baked": json.loads(labels["gridstead.baked"])},
+            uses=tuple(Key(Kind.NODE, server) for server in json.loads(labels.get("gridstead.uses", "[]"))),
         )
 
     # -- what should be there --------------------------------------------------------------------------------------
@@ -311,6 +319,7 @@ class PodmanProvider(Provider):
             *("--label", f"{TAG}={self.spec.name}", "--label", f"gridstead.node={node}"),
             *("--label", f"gridstead.digest={resource.digest}", "--label", f"gridstead.address={address}"),
             *("--label", f"gridstead.baked={json.dumps(image.baked(self.podman, reference))}"),
+            *("--label", f"gridstead.uses={json.dumps(self._nfs_servers_of(node))}"),
             # The hardware address follows from the address: a node made anew is reached at once, where its neighbours
             # would ask for half a minute after the old one's.
             *("--network", self.network, "--ip", address, "--mac-address", f"02:47:{IPv4Address(address).packed.hex(':')}"),
@@ -330,6 +339,12 @@ class PodmanProvider(Provider):
 
     def _seed(self, node: str) -> Path:
         return self.base / "nodes" / node / "seed"
+
+    def _nfs_servers_of(self, node: str) -> list[str]:
+        """The nodes whose shares a node has mounted by NFS: without them it can neither unmount nor end at once."""
+        servers = [name for name in self.spec.node_names() if "nfs_server" in self.spec.services_of(name)]
+        mounts = self.share_mode == "nfs" and "nfs_client" in self.spec.services_of(node) and node not in servers
+        return servers if mounts else []
 
     def _write_seed(self, node: str) -> Path:
         seed = self._seed(node)
@@ -351,7 +366,7 @@ class PodmanProvider(Provider):
         """See :meth:`Provider.delete`."""
         match key.kind:
             case Kind.NODE:
-                self.podman("rm", "--force", "--time", "0", "--ignore", self._container(key.name))
+                self._remove_container(self._container(key.name))
                 self._remove(self._seed(key.name))
             case Kind.SHARE:
                 self.volumes.delete_share(key.name)
@@ -364,6 +379,18 @@ class PodmanProvider(Provider):
                     self.podman("network", "rm", "--force", key.name)
             case other:
                 raise GridsteadError(f"the podman provider makes no {other}")
+
+    def _remove_container(self, container: str) -> None:
+        until = time.monotonic() + DEATH_LIMIT
+        while True:
+            try:
+                self.podman("rm", "--force", "--time", "0", "--ignore", container)
+            except CommandError as error:
+                if _LIVES_ON not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(2)
+            else:
+                return
 
     def _remove(self, seed: Path) -> None:
         shutil.rmtree(seed, ignore_errors=True)

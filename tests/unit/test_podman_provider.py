@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gridstead.cluster.command import CommandError
+from gridstead.cluster.host import Host
+from gridstead.cluster.providers.podman import engine
 from gridstead.cluster.providers.podman.provider import DEATH_LIMIT, PodmanProvider
 
 ALIVE = "Error: cannot remove container 1f as it could not be stopped: given PID did not die within timeout"
@@ -24,6 +28,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
     monkeypatch.setattr("time.sleep", sleep)
     return clock
+
+
+def test_podmans_set_up_can_be_taken_away_once_it_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has only read must not keep the `down` that it runs from cleaning up after the last node."""
+    monkeypatch.setattr(engine, "DATA", tmp_path)
+    monkeypatch.setattr(engine.Podman, "_use", None)
+    podman = engine.Podman(Host())
+    podman.hold()
+    with (tmp_path / "in-use.lock").open("w") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        podman.release()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    podman.release()
 
 
 class Podman:

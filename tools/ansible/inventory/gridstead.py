@@ -40,7 +40,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # ansible-cor
         from gridstead.cluster.site import Site
 
         try:
-            listing = Site.open(Path(path), Progress(quiet=True)).inventory()
+            site = Site.open(Path(path), Progress(quiet=True))
+            listing = site.inventory()
+            # This process is Ansible's from here on; a `down` that it runs could not clean up after the last node otherwise.
+            site.provider.release()
         except GridsteadError as error:
             raise AnsibleParserError(str(error)) from error
         for name, value in listing["all"]["vars"].items():

@@ -122,6 +122,9 @@ class Provider(ABC):
             last: also take away what was set up on the host, if no other cluster uses it.
         """
 
+    def release(self) -> None:  # noqa: B027 - a cloud may have nothing to do here
+        """Called by a process that has read what it wanted and goes on for long: others may take the set-up of the host away."""
+
     def notices(self) -> list[str]:
         """What an operator should know about how this machine or cloud was adapted to, a line each."""
         return []

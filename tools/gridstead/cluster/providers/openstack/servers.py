@@ -83,9 +83,9 @@ class Servers:
     def _looked_over(self) -> list[Any]:
         """The servers as they are now. Only those that changed are asked for, most of the time.
 
-        While hundreds of servers are built, listing them all again and again costs nova and us dearly. It tells which changed since a time (API guide,
-        compute/v2.1 "List Servers Detailed", changes-since), the deleted ones too; but a server that is only asked for is not told
-        before something happens to it.
+        While hundreds of servers are built, listing them all again and again costs nova and us dearly. It tells which changed since
+        a time (API guide, compute/v2.1 "List Servers Detailed", changes-since), the deleted ones too; but a server that is only
+        asked for is not told before something happens to it.
         """
         began = time.monotonic()
         if began >= self._whole_due or not self._known:

@@ -90,7 +90,7 @@ class Podman:
         marker.write_text(self.host.boot_id)
 
     def hold(self) -> int:
-        """From now on until this process ends, no other process of the kit takes podman's set-up away.
+        """From now on until :meth:`release` or this process's end, no other process of the kit takes podman's set-up away.
 
         Returns:
             The descriptor of the lock.
@@ -157,8 +157,14 @@ class Podman:
             while is_mounted(path):
                 run(["umount", str(path)])
         shutil.rmtree(RUNTIME, ignore_errors=True)
-        os.close(use)
-        Podman._use = None
+        self.release()
+
+    @staticmethod
+    def release() -> None:
+        """Undo :meth:`hold`."""
+        if Podman._use is not None:
+            os.close(Podman._use)
+            Podman._use = None
 
     def inside(self, argv: list[str], *, timeout: float = 120.0, stdin: str | None = None) -> str:
         """Run a program where podman's mounts are."""

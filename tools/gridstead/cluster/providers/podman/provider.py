@@ -403,6 +403,10 @@ class PodmanProvider(Provider):
         """Shut a node down as its init wants it."""
         self.podman("stop", "--ignore", self._container(node), timeout=60)
 
+    def release(self) -> None:
+        """See :meth:`Provider.release`."""
+        self.podman.release()
+
     def finish(self, *, last: bool) -> None:
         """Remove what is left of the cluster's directories; end the mount namespace after the last container."""
         if last:

@@ -108,8 +108,10 @@ def test_missing_packages_are_installed_as_a_step_of_its_own(machine: Host, monk
 def test_packages_that_cannot_be_installed_are_told_in_the_words_of_what_tried(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "E: no space left\n"))
+    progress = Progress(console=Console(file=(told := io.StringIO())))
     with pytest.raises(PreflightError, match=r"^E: no space left$"):
-        machine.ensure_packages(Progress(quiet=True))
+        machine.ensure_packages(progress)
+    assert "✗ install system packages" in told.getvalue()
 
 
 def test_every_needed_package_is_in_the_list_that_is_installed() -> None:

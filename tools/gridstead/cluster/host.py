@@ -131,9 +131,9 @@ class Host:
             done = subprocess.run(
                 [str(ROOT / "tools" / "bootstrap.sh"), "system"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
             )
-        self.__dict__.pop("missing_packages", None)
-        if done.returncode or self.missing_packages:
-            raise PreflightError(done.stderr.strip() or f"programs are still missing: {' '.join(self.missing_packages)}")
+            self.__dict__.pop("missing_packages", None)
+            if done.returncode or self.missing_packages:
+                raise PreflightError(done.stderr.strip() or f"programs are still missing: {' '.join(self.missing_packages)}")
 
     def networks_in_use(self) -> dict[IPv4Network, str]:
         """IPv4 networks that are taken on this machine, each with what takes it."""

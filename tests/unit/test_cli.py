@@ -148,11 +148,22 @@ def open_directory() -> Iterator[Path]:
 
 def as_nobody(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
     """The command as a user who may do nothing."""
-    # The checkout and its environment may lie where another user cannot look: imported first, then the user is changed.
-    script = (
-        "import os, sys; from gridstead.cluster import cli; import gridstead.cluster.providers.podman.provider; os.setgroups([]);"
-        f"os.setgid(65534); os.setuid(65534); sys.argv = {['cluster', *arguments]!r}; cli.main()"
-    )
+    # The checkout and its environment may lie where another user cannot look, and much is imported where it is used: the
+    # command runs once as root on a site that it refuses, then the user is changed.
+    (state / "wrong.yml").write_text(TINY.replace("count", "cuont"))
+    script = f"""
+import contextlib, io, os, sys
+from gridstead.cluster import cli
+import gridstead.cluster.providers.podman.provider
+sys.argv = {["cluster", arguments[0], "--site", str(state / "wrong.yml"), *arguments[3:]]!r}
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    cli.main()
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.argv = {["cluster", *arguments]!r}
+cli.main()
+"""
     settings = {**os.environ, "GRIDSTEAD_STATE": str(state)}
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False, env=settings, stdin=subprocess.DEVNULL

@@ -37,7 +37,8 @@ from gridstead.cvmfs.publish import operations
 from gridstead.cvmfs.publish.repository import Keys
 from gridstead.cvmfs.publish.repository import Repository as Published
 
-TIMES = {"CVMFS_TIMEOUT_DIRECT": "1", "CVMFS_BACKOFF_INIT": "0.2", "CVMFS_BACKOFF_MAX": "0.4", "CVMFS_MAX_RETRIES": "0"}
+#: What fails is not tried again, and what is slow because the machine is busy has not failed.
+TIMES = {"CVMFS_TIMEOUT_DIRECT": "60", "CVMFS_MAX_RETRIES": "0"}
 
 
 @dataclass
@@ -538,27 +539,30 @@ def test_server_away_and_back(bench: Bench) -> None:
     assert client.read("/bin/hello") == b"#!/bin/sh\necho hello\n"
     bench.web.stop()
     assert client.read("/bin/hello") == b"#!/bin/sh\necho hello\n"
-    began = time.monotonic()
     for _ in range(20):
         with pytest.raises(FetchError):
             client.read("/etc/line\nfeed")
-    assert time.monotonic() - began < 2, "an error comes quickly"
     with pytest.raises(FetchError):
         client.refresh()
     assert client.schedule.wait() <= 15
     bench.web.start()
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            assert client.read("/etc/line\nfeed") == b"a line feed\n"
-            break
-        except FetchError:
-            assert time.monotonic() < deadline, "it never recovered"
-            time.sleep(0.05)
+    assert client.read("/etc/line\nfeed") == b"a line feed\n", "at once"
     (bench.tree / "new").touch()
     bench.publish()
     assert client.refresh() is not None
     client.close()
+
+
+def test_one_object_that_cannot_be_had(bench: Bench) -> None:
+    """A server that forbids one file, as S3 does for a missing key, takes no other away."""
+    client = bench.mounted()
+    digest = client.find("/just-whole")[1].hash
+    assert digest is not None
+    bench.web.spoil(digest.path, lambda body: Answer(body, status=403))
+    for path in ("/bin/hello", "/etc/line\nfeed", "/lib/python/mod.py"):
+        with pytest.raises(FetchError, match="answers 403"):
+            client.read("/just-whole")
+        assert client.read(path) == (bench.tree / path[1:]).read_bytes()
 
 
 def test_mount_without_a_server(bench: Bench) -> None:

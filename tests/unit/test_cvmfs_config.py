@@ -56,7 +56,7 @@ def test_they_are_shell(directory: Path) -> None:
         'export GRID_ARCH="aarch64 \'s"\nNOT_EXPORTED=1\nreadonly CVMFS_BASE_ENV=1\n'
     )
     found = load(FQRN, directory)
-    assert found.proxies == [["DIRECT"], ["http://cdn:1"]]
+    assert found.proxies == [["http://cdn:1"]], "the official client passes DIRECT over then"
     assert found.environment == {"GRID_ARCH": "aarch64 's"}
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gridstead.cvmfs.client.fetch import public
+from gridstead.cvmfs.client.routes import public
 from gridstead.cvmfs.client.store import Reference
 from gridstead.cvmfs.entry import Entry, Kind
 from gridstead.cvmfs.errors import CvmfsError

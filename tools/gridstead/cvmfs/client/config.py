@@ -11,7 +11,8 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gridstead.cvmfs.client.fetch import Timing, parse_proxies, parse_servers
+from gridstead.cvmfs.client.routes import parse_proxies, parse_servers
+from gridstead.cvmfs.client.transfer import Timing
 from gridstead.cvmfs.errors import InputError
 from gridstead.cvmfs.manifest import is_fqrn
 
@@ -180,7 +181,7 @@ class _Values:
                 "CVMFS_HTTP_PROXY is not set", hint=f"set it in {self._directory / 'default.local'}: http://proxy:3128, or DIRECT for none"
             )
         fallback = self.text("CVMFS_FALLBACK_PROXY")
-        proxies = parse_proxies(";".join(filter(None, [self.text("CVMFS_HTTP_PROXY"), fallback])))
+        proxies = parse_proxies(self.text("CVMFS_HTTP_PROXY"), fallback)
         external = self.text("CVMFS_EXTERNAL_URL")
         base = self.path("CVMFS_CACHE_BASE")
         directory = self.path("CVMFS_CACHE_DIR") if self.text("CVMFS_CACHE_DIR") else None

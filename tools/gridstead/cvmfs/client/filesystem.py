@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 #: Threads that wait for servers at a time.
 _THREADS = 64
+#: Requests of the kernel's at a time. Most of them wait for a server when there are many, and those must not keep the others from being taken.
+_REQUESTS = 4096
 #: Absent names in the root directory that the kernel may remember; more are not remembered.
 _ABSENT = 4096
 #: Entries read from the catalogue at a time when a directory is listed.
@@ -113,7 +115,7 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
             nursery.start_soon(self._signals)
             nursery.start_soon(self._refresh_in_time)
             ready()
-            await pyfuse3.main()
+            await pyfuse3.main(max_tasks=_REQUESTS)
             nursery.cancel_scope.cancel()
 
     async def _signals(self) -> None:

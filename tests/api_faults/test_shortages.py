@@ -172,7 +172,7 @@ def test_a_server_in_error_is_told_with_its_reason_and_replaced_alone(inner: Pat
     planned = json.loads(cluster("plan", "--site", inner, "--json").stdout)
     assert [(step["action"], step["kind"], step["name"]) for step in planned] == [
         ("replace", "node", "worker001"),
-        ("create", "attachment", "worker001-scratch"),
+        ("replace", "attachment", "worker001-scratch"),
     ]
     assert "ERROR" in planned[0]["why"]
     cluster("up", "--site", inner, "--no-wait")

@@ -10,7 +10,7 @@ import pytest
 
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.inventory import ssh_argv
-from gridstead.cluster.plan import Action
+from gridstead.cluster.plan import Action, teardown
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.resources import Key, Kind, Status
 from gridstead.cluster.site import Site
@@ -51,7 +51,7 @@ def test_what_is_desired_becomes_what_is_observed(site: Site) -> None:
     desired = site.provider.desired(observed)
     assert {resource.key for resource in desired} == set(observed)
     assert {found.status for found in observed.values()} == {Status.OK}
-    assert all(observed[resource.key].digest in (None, resource.digest) for resource in desired)
+    assert not [resource.key for resource in desired if resource.differs(observed[resource.key].digest)]
     assert not site.plan()[0]
 
 
@@ -90,9 +90,9 @@ def test_a_volume_outlives_its_node(site: Site) -> None:
     mine = {Key(Kind.NODE, "server001"), Key(Kind.ATTACHMENT, "server001-data")}
     others = {key: value for key, value in ids(site).items() if key not in mine}
     plan = site.provision(["server001"])
-    steps = [str(step) for step in plan.steps]
+    steps = [f"{step.action} {step.key}" for step in plan.told()]
     assert steps[0] == "replace node server001"
-    assert set(steps[1:]) <= {"create attachment server001-data"}
+    assert set(steps[1:]) <= {"replace attachment server001-data"}
     assert site.access("server001").address == address
     assert site.access("server001").volumes["data"] == device
     assert {key: value for key, value in ids(site).items() if key not in mine} == others
@@ -188,9 +188,8 @@ def test_taking_away_what_is_gone_is_well(site: Site) -> None:
     site.provision()
     observed = site.provider.observe()
     site.down(volumes=True, final=False)
-    for kind in site.provider.held_by:
-        for key in sorted(key for key in observed if key.kind is kind):
-            site.provider.delete(key)
+    for step in teardown(observed).steps:
+        site.provider.delete(step.key)
     assert not site.provider.observe()
 
 

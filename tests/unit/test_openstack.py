@@ -311,7 +311,41 @@ def sight(**lists: Any) -> Any:
 
 def test_a_creation_done_twice_is_seen_as_two() -> None:
     found = sight(servers=[server("worker001", "late", created_at="2027"), server("worker001", "early")])
-    assert {key.name: one.id for key, one in found.items()} == {"worker001": "early", "worker001#2": "late"}
+    assert {(key.name, key.copy): one.id for key, one in found.items()} == {("worker001", 1): "early", ("worker001", 2): "late"}
+    assert {name: one.id for name, one in found.of(Kind.NODE).items()} == {"worker001": "early"}
+
+
+def test_a_server_is_found_to_need_what_it_is_made_of_and_what_it_holds() -> None:
+    description = marks.description("one", Resource(Key(Kind.PORT, "server001")))
+    port = SimpleNamespace(
+        id="p",
+        description=description,
+        created_at="2026",
+        fixed_ips=[],
+        network_id="n",
+        security_group_ids=["g"],
+        device_id="s",
+        device_owner="",
+    )
+    described = {kind: marks.description("one", Resource(Key(kind, "x"))) for kind in (Kind.NETWORK, Kind.SECURITY_GROUP)}
+    network = SimpleNamespace(id="n", description=described[Kind.NETWORK], created_at="2026")
+    group = SimpleNamespace(id="g", description=described[Kind.SECURITY_GROUP], created_at="2026", security_group_rules=[])
+    held = server("server001", "s", attached_volumes=[{"id": "v"}])
+    found = sight(networks=[network], security_groups=[group], ports=[port], servers=[held], volumes=[volume("server001-data", "v")])
+    assert set(found[Key(Kind.PORT, "server001")].needs) == {Key(Kind.NETWORK, "x"), Key(Kind.SECURITY_GROUP, "x")}
+    assert set(found[Key(Kind.NODE, "server001")].needs) == {
+        Key(Kind.PORT, "server001"),
+        Key(Kind.SERVER_GROUP, "server"),
+        Key(Kind.KEYPAIR, "gridstead-one"),
+        Key(Kind.ATTACHMENT, "server001-data"),
+    }
+    assert found[Key(Kind.ATTACHMENT, "server001-data")].needs == (Key(Kind.VOLUME, "server001-data"),)
+
+
+def test_a_server_group_of_a_kind_that_was_renamed_is_found() -> None:
+    names = ("gridstead-one-formerly", "gridstead-one-two-worker", "gridstead-two-worker", "mine")
+    found = sight(server_groups=[SimpleNamespace(id=name, name=name) for name in names])
+    assert list(found) == [Key(Kind.SERVER_GROUP, "formerly")]
 
 
 @pytest.mark.parametrize(

@@ -87,14 +87,14 @@ def main() -> None:
                 plan, _ = site.plan(params["replace"])
             else:
                 keep = [] if params["volumes"] else [Kind.VOLUME]
-                plan = planning.teardown(site.provider.observe(), held_by=site.provider.held_by, keep=keep)
+                plan = planning.teardown(site.provider.observe(), keep=keep)
         elif params["state"] == "present":
             plan = site.up(replace=params["replace"], configure=False).plan
         else:
             plan = site.down(volumes=params["volumes"])
     except GridsteadError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(plan), plan=[step.as_json() for step in plan.steps])
+    module.exit_json(changed=bool(plan), plan=[step.as_json() for step in plan.told()])
 
 
 if __name__ == "__main__":

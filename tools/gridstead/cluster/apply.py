@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 
 from gridstead.cluster.errors import GridsteadError, StepError
 from gridstead.cluster.plan import Action, Plan, Step
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.base import Provider
-from gridstead.cluster.resources import Key
 
 
 def carry_out(provider: Provider, step: Step) -> None:
     """Do one step; returns when the provider agrees that it is done."""
-    if step.action in (Action.DELETE, Action.REPLACE):
+    if step.action is Action.DELETE:
         provider.delete(step.key)
-    if step.resource is not None:
+    elif step.resource is not None:
         provider.ensure(step.resource)
 
 
 def apply(plan: Plan, provider: Provider, progress: Progress, *, do: Callable[[Provider, Step], None] = carry_out) -> None:
     """Carry out a plan.
 
-    A failed step holds back only the steps that need it; the rest goes on, so that a second run has less to do.
+    A failed step holds back only the steps that need it; the rest goes on, so that a second run has less to do. An interrupt
+    (Ctrl-C) starts no further step and waits for none: what is under way is left as a killed run leaves it.
 
     Args:
         plan: the steps.
@@ -34,30 +36,43 @@ def apply(plan: Plan, provider: Provider, progress: Progress, *, do: Callable[[P
     Raises:
         StepError: after all that could be done is done, naming every step that failed and what was left undone.
     """
-    waiting: dict[Key, Step] = {step.key: step for step in plan.steps}
-    failed: dict[Key, str] = {}
-    running: dict[Future[None], Step] = {}
+    waiting = {str(step): step for step in plan.steps}
+    left = {name: set(step.after & waiting.keys()) for name, step in waiting.items()}
+    followers: dict[str, list[str]] = {name: [] for name in waiting}
+    for name, before in left.items():
+        for earlier in before:
+            followers[earlier].append(name)
+    ready = deque(name for name, before in left.items() if not before)
+    ended: SimpleQueue[tuple[str, BaseException | None]] = SimpleQueue()
+    failed: dict[str, str] = {}
+    running = 0
 
     def one(step: Step) -> None:
-        with progress.step(str(step.action), str(step.key)):
-            do(provider, step)
+        try:
+            with progress.step(str(step.action), str(step.key)):
+                do(provider, step)
+        except BaseException as error:  # noqa: BLE001 - told, or raised again, by the thread that waits for it
+            ended.put((str(step), error))
+        else:
+            ended.put((str(step), None))
 
-    with ThreadPoolExecutor(max_workers=provider.parallel, thread_name_prefix="step") as pool:
-        while waiting or running:
-            open_keys = waiting.keys() | {step.key for step in running.values()}
-            ready = [step for step in waiting.values() if not step.after & open_keys and not step.after & failed.keys()]
-            for step in ready:
-                running[pool.submit(one, waiting.pop(step.key))] = step
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                step = running.pop(future)
-                error = future.exception()
-                if isinstance(error, GridsteadError):
-                    failed[step.key] = f"{step}: {error}"
-                elif error is not None:
-                    raise error
+    while ready or running:
+        while ready and running < provider.parallel:
+            step = waiting.pop(ready.popleft())
+            running += 1
+            # A daemon: the interpreter's end waits for no step that is under way when the operator interrupts.
+            threading.Thread(target=one, args=(step,), name=f"step {step}", daemon=True).start()
+        name, error = ended.get()
+        running -= 1
+        if isinstance(error, GridsteadError):
+            failed[name] = f"{name}: {error}"
+        elif error is not None:
+            raise error
+        else:
+            for follower in followers[name]:
+                left[follower].discard(name)
+                if not left[follower]:
+                    ready.append(follower)
     if failed:
-        undone = f"not tried, because they need what failed: {', '.join(map(str, waiting.values()))}" if waiting else None
+        undone = f"not tried, because they need what failed: {', '.join(waiting)}" if waiting else None
         raise StepError("\n".join(failed.values()), hint=undone)

@@ -103,7 +103,7 @@ def plan(site: SiteOption = "local", as_json: JsonOption = False) -> None:
     with _opened(site, quiet=True) as opened:
         made, _ = opened.plan()
     if as_json:
-        _emit([step.as_json() for step in made.steps])
+        _emit([step.as_json() for step in made.told()])
     else:
         report.print_plan(made, result_console())
 
@@ -120,7 +120,7 @@ def down(
         made = opened.down(volumes=volumes)
         left = sorted(opened.provider.observe().of(Kind.VOLUME))
     if as_json:
-        _emit({"removed": [step.as_json() for step in made.steps], "volumes_left": left})
+        _emit({"removed": [step.as_json() for step in made.told()], "volumes_left": left})
     elif not quiet:
         typer.echo(f"cluster {opened.spec.name} is gone" + (f"; volumes kept: {', '.join(left)}" if left else ""))
 

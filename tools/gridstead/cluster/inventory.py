@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.base import NodeAccess
 from gridstead.cluster.spec import SERVICES, Cluster
@@ -43,7 +44,7 @@ def root_argv(paths: SitePaths, access: NodeAccess, *words: str) -> list[str]:
 
 def host_variables(spec: Cluster, paths: SitePaths, node: str, access: NodeAccess) -> dict[str, Any]:
     """The inventory variables of one node."""
-    kind = spec.nodes[node[:-3]]
+    kind = spec.nodes[Node.parse(node).kind]
     return {
         "ansible_host": access.host,
         "ansible_user": access.user,
@@ -79,11 +80,11 @@ def build(spec: Cluster, paths: SitePaths, nodes: dict[str, NodeAccess]) -> dict
         Groups for each node kind and each service, and ``_meta.hostvars``. A group without a node is there, empty:
         plays that name it need no conditions.
     """
-    declared = {node: access for node, access in nodes.items() if node[:-3] in spec.nodes}
+    declared = {node: access for node, access in nodes.items() if Node.parse(node).kind in spec.nodes}
     groups: dict[str, list[str]] = {kind: [] for kind in spec.nodes}
     groups |= {service: [] for service in (*SERVICES, *spec.extra_services)}
     for node in sorted(declared):
-        for group in (node[:-3], *spec.services_of(node)):
+        for group in (Node.parse(node).kind, *spec.services_of(node)):
             groups[group].append(node)
     shared = {
         "gridstead_cluster": spec.name,

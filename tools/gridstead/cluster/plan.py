@@ -1,19 +1,18 @@
-"""The plan: the difference between what should be there and what is."""
+"""The plan: the difference between what should be there and what is, in the order of what needs what."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
+from gridstead.cluster.resources import KEPT, MADE_ANEW, Found, Key, Kind, Observed, Resource, Status
 
 
 class Action(StrEnum):
-    """What a step does."""
+    """What is done. ``REPLACE`` is two steps, a deletion and a creation, and is how people are told of both."""
 
     CREATE = "create"
     REPLACE = "replace"
@@ -31,14 +30,14 @@ class Step:
         key: with which resource.
         why: the reason, for people.
         resource: the resource wanted (not for a deletion).
-        after: keys whose steps must have ended well before.
+        after: names of the steps that must have ended well before.
     """
 
     action: Action
     key: Key
     why: str
     resource: Resource | None = None
-    after: frozenset[Key] = frozenset()
+    after: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.action} {self.key}"
@@ -52,135 +51,141 @@ class Step:
 class Plan:
     """Steps, each after the ones it needs."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.steps)
 
     def of(self, action: Action, kind: Kind) -> list[str]:
-        """The names of the resources of a kind that an action is planned for."""
-        return [step.key.name for step in self.steps if step.action is action and step.key.kind is kind]
+        """The names of the resources of a kind for which an action is told."""
+        return [step.key.name for step in self.told() if step.action is action and step.key.kind is kind]
+
+    def told(self) -> tuple[Step, ...]:
+        """The steps as people are told of them: what is taken away and made again is replaced."""
+        taken = {step.key for step in self.steps if step.action is Action.DELETE}
+        made = {step.key for step in self.steps if step.action is Action.CREATE}
+        return tuple(
+            Step(Action.REPLACE, step.key, step.why, step.resource, step.after)
+            if step.action is Action.CREATE and step.key in taken
+            else step
+            for step in self.steps
+            if step.action is not Action.DELETE or step.key not in made
+        )
 
 
-def make(
-    desired: Sequence[Resource],
-    observed: Observed,
-    *,
-    held_by: Mapping[Kind, Sequence[Kind]],
-    replace: Iterable[Key] = (),
-    keep: Iterable[Kind] = (Kind.VOLUME,),
-) -> Plan:
+def make(desired: Sequence[Resource], observed: Observed, *, replace: Iterable[Key] = ()) -> Plan:
     """The steps that turn what is observed into what is desired.
 
     Args:
-        desired: the resources wanted; what each ``needs`` is among them.
+        desired: the resources wanted, each after those it ``needs``.
         observed: the resources found.
-        held_by: the provider's kinds, and the kinds that must be gone before each.
         replace: found resources to make anew whatever their state.
-        keep: kinds that stay when they are no longer declared: data outlives its node.
 
     Returns:
-        Deletions first (a leaving resource may hold what a coming one needs), then the rest. Resources marked
-        ``keep`` are never replaced or deleted: a changed one is updated in place. What needs a node that is replaced
-        (an attachment to it) is made anew with it; of what is replaced, what uses another comes before it.
+        First what is taken away, each after what was found to need it: what is no longer declared (but data: they stay), and
+        what is made anew. Then what is made and changed, each after what it needs, and after what leaves: that may hold what
+        a coming one wants. Last, what leaves and is still held until something that stays has been changed.
     """
     wanted = {resource.key: resource for resource in desired}
-    kept = set(keep)
-    leaving = [found for key, found in observed.items() if key not in wanted and key.kind not in kept]
-    steps = list(_deletions(leaving, held_by))
-    gone = frozenset(step.key for step in steps)
-    replace = set(replace)
-    anew: set[Key] = set()
-    for resource in desired:
-        found = observed.get(resource.key)
-        decision = _decide(resource, found, forced=resource.key in replace)
-        lost = [key for key in resource.needs if key in anew and key.kind is Kind.NODE]
-        if decision is None and lost:
-            # What hangs on a node goes with the node that is replaced.
-            decision = Action.CREATE, f"{lost[0]} is made anew"
-        if decision is not None:
-            action, why = decision
-            if action is Action.REPLACE:
-                anew.add(resource.key)
-            steps.append(Step(action, resource.key, why, resource, frozenset(resource.needs) | gone))
-    return Plan(_only_planned(_users_first(_let_go(steps, desired, anew), observed, anew)))
+    changes = _changes(desired, observed, set(replace))
+    anew = {key for key, (action, _) in changes.items() if action is Action.REPLACE}
+    leaving = {key for key in observed if key not in wanted and key.kind not in KEPT}
+    users = _users(observed.values())
+    updated = {key for key, (action, _) in changes.items() if action is Action.UPDATE}
+    last = _closure({key for key in leaving if users[key] & updated}, leaving, observed)
+
+    whys = {key: changes[key][1] if key in anew else "no longer declared" for key in leaving | anew}
+    steps = list(_deletions(whys.keys() - last, users, whys))
+    gone = {str(step) for step in steps if step.key in leaving}
+    names = {key: f"{Action.CREATE if action is Action.REPLACE else action} {key}" for key, (action, _) in changes.items()}
+    for key, (action, why) in changes.items():
+        needed = {names[need] for need in wanted[key].needs if need in names}
+        # What goes lets go of this first: not every cloud changes a volume that is attached.
+        freed = {f"{Action.DELETE} {user}" for user in {key, *users.get(key, ())} if user in whys and user not in last}
+        step = Action.CREATE if action is Action.REPLACE else action
+        steps.append(Step(step, key, why, wanted[key], frozenset(needed | freed | gone)))
+    changed = {user: names[user] for user in updated}
+    steps += _deletions(last, users, whys, changed)
+    return Plan(tuple(steps))
 
 
-def teardown(observed: Observed, *, held_by: Mapping[Kind, Sequence[Kind]], keep: Iterable[Kind] = ()) -> Plan:
+def teardown(observed: Observed, *, keep: Collection[Kind] = ()) -> Plan:
     """The steps that take everything away.
 
     Args:
         observed: the resources found.
-        held_by: the provider's kinds, and the kinds that must be gone before each.
         keep: kinds that stay (volumes, unless asked for).
     """
-    kept = set(keep)
-    return Plan(_only_planned(list(_deletions([found for found in observed.values() if found.key.kind not in kept], held_by))))
+    going = {key for key in observed if key.kind not in keep}
+    return Plan(tuple(_deletions(going, _users(observed.values()), dict.fromkeys(going, "no longer declared"))))
+
+
+def _changes(desired: Sequence[Resource], observed: Observed, forced: AbstractSet[Key]) -> dict[Key, tuple[Action, str]]:
+    """What is to be done with each resource wanted, and why."""
+    changes: dict[Key, tuple[Action, str]] = {}
+    for resource in desired:
+        key = resource.key
+        decision = _decide(resource, observed.get(key), forced=key in forced)
+        lost = next((need for need in resource.needs if need in changes and changes[need][0] is Action.REPLACE), None)
+        if lost and (decision is None or decision[0] is Action.START):
+            decision = (Action.REPLACE if key.kind in MADE_ANEW else Action.UPDATE), f"{lost} is made anew"
+        if decision is not None:
+            changes[key] = decision
+    return changes
 
 
 def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[Action, str] | None:
+    anew = resource.key.kind in MADE_ANEW
     if found is None:
         return Action.CREATE, "not there yet"
-    if forced and not resource.keep:
+    if forced and anew:
         return Action.REPLACE, "asked for"
-    if found.status is Status.BROKEN and not resource.keep:
+    if found.status is Status.BROKEN and anew:
         return Action.REPLACE, found.detail or "broken"
-    if found.digest not in (None, resource.digest):
-        return (Action.UPDATE if resource.keep or resource.in_place else Action.REPLACE), "declared differently"
+    if differences := resource.differs(found.digest):
+        return (Action.REPLACE if anew else Action.UPDATE), f"declared differently: {', '.join(differences)}"
     if found.status is not Status.OK:
         return Action.START, found.detail or "stopped"
     return None
 
 
-def _deletions(leaving: Iterable[Found], held_by: Mapping[Kind, Sequence[Kind]]) -> Iterable[Step]:
-    """A deletion waits for what holds it: of each kind the one of its name, or of its node's, or all where none is called so.
-
-    And for what uses it.
-    """
-    ordered = sorted(leaving, key=lambda found: found.key)
-    users = _users(ordered)
-    keys: dict[Kind, set[Key]] = {}
-    for found in ordered:
-        keys.setdefault(found.key.kind, set()).add(found.key)
-
-    def holders(found: Found, kind: Kind) -> set[Key]:
-        present = keys.get(kind, set())
-        return {Key(kind, found.key.name), Key(kind, str(found.data.get("node")))} & present or present
-
-    for kind, held in held_by.items():
-        for found in ordered:
-            if found.key.kind is kind:
-                before = frozenset(key for holder in held for key in holders(found, holder))
-                yield Step(Action.DELETE, found.key, "no longer declared", None, before | users.get(found.key, set()))
-
-
 def _users(present: Iterable[Found]) -> dict[Key, set[Key]]:
-    """Of each resource that is used, what uses it."""
+    """Of each found resource, and of all they need, what was found to need it: the graph, reversed."""
     users: dict[Key, set[Key]] = {}
     for found in present:
-        for key in found.uses:
+        users.setdefault(found.key, set())
+        for key in found.needs:
             users.setdefault(key, set()).add(found.key)
     return users
 
 
-def _users_first(steps: Iterable[Step], observed: Observed, anew: AbstractSet[Key]) -> list[Step]:
-    """To replace is to take away too: what uses another is replaced before it, where both are."""
-    users = _users(observed.values())
-    return [dataclasses.replace(step, after=step.after | users.get(step.key, set()) & anew) if step.key in anew else step for step in steps]
+def _closure(keys: set[Key], among: AbstractSet[Key], observed: Observed) -> set[Key]:
+    """The keys, and all that they need, directly or not, among those given."""
+    reached, open_ = set(keys), list(keys)
+    while open_:
+        further = set(observed[open_.pop()].needs) & among - reached
+        reached |= further
+        open_ += further
+    return reached
 
 
-def _let_go(steps: Iterable[Step], desired: Sequence[Resource], anew: AbstractSet[Key]) -> list[Step]:
-    """What stays while its node is made anew changes once the old node is gone: not every cloud changes a volume that is attached."""
-    holders: dict[Key, set[Key]] = {}
-    for resource in desired:
-        nodes = {key for key in resource.needs if key in anew and key.kind is Kind.NODE}
-        for key in resource.needs:
-            holders.setdefault(key, set()).update(nodes - {key})
-    kept = {resource.key for resource in desired if resource.keep}
-    return [dataclasses.replace(step, after=step.after | holders.get(step.key, set())) if step.key in kept else step for step in steps]
+def _deletions(
+    going: AbstractSet[Key], users: Mapping[Key, AbstractSet[Key]], whys: Mapping[Key, str], changed: Mapping[Key, str] | None = None
+) -> Iterator[Step]:
+    """Deletions, each after those of what needs it, and after the changes (key to name of step) of what needs it and stays."""
+    told: set[Key] = set()
 
+    def visit(key: Key) -> Iterator[Step]:
+        if key in told:
+            return
+        told.add(key)
+        holders = sorted(users.get(key, frozenset()) & going)
+        for holder in holders:
+            yield from visit(holder)
+        before = {f"{Action.DELETE} {holder}" for holder in holders} | {
+            name for user, name in (changed or {}).items() if user in users.get(key, frozenset())
+        }
+        yield Step(Action.DELETE, key, whys[key], None, frozenset(before))
 
-def _only_planned(steps: list[Step]) -> tuple[Step, ...]:
-    """Waits only for steps that are in the plan: what is there already needs no waiting for."""
-    planned = {step.key for step in steps}
-    return tuple(Step(step.action, step.key, step.why, step.resource, (step.after & planned) - {step.key}) for step in steps)
+    for key in sorted(going):
+        yield from visit(key)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gridstead.cluster.doctor import Finding
+from gridstead.cluster.node import Node
 from gridstead.cluster.plan import Action, Plan
 from gridstead.cluster.site import Outcome, Site
 from gridstead.cluster.status import SiteStatus, dashboard
@@ -37,9 +38,10 @@ def print_plan(plan: Plan, out: Console) -> None:
     if not plan:
         out.print("nothing to do: nodes, volumes and networks are as declared")
         return
-    for step in plan.steps:
+    steps = plan.told()
+    for step in steps:
         out.print(Text(f"{step.action!s:8}", style=_STYLE[step.action]) + Text(f" {step.key}  ({step.why})"))
-    counted = Counter(step.action for step in plan.steps)
+    counted = Counter(step.action for step in steps)
     out.print(", ".join(f"{number} to {action}" for action, number in counted.items()))
 
 
@@ -47,7 +49,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
     """What was done, as plain data."""
     return {
         "changed": not outcome.nothing,
-        "steps": [step.as_json() for step in outcome.plan.steps],
+        "steps": [step.as_json() for step in outcome.plan.told()],
         "tasks_changed": outcome.changed,
         "seconds": {name: round(value, 2) for name, value in outcome.seconds.items()},
     }
@@ -59,7 +61,7 @@ def print_outcome(outcome: Outcome, out: Console) -> None:
         out.print("nothing to do: the site is as declared")
     else:
         times = ", ".join(f"{name} {value:.1f} s" for name, value in outcome.seconds.items())
-        out.print(f"{len(outcome.plan.steps)} steps, {len(outcome.changed)} changes on the nodes ({times})")
+        out.print(f"{len(outcome.plan.told())} steps, {len(outcome.changed)} changes on the nodes ({times})")
 
 
 def up_as_json(site: Site, outcome: Outcome, job: FirstJob | None) -> dict[str, Any]:
@@ -68,7 +70,8 @@ def up_as_json(site: Site, outcome: Outcome, job: FirstJob | None) -> dict[str, 
         "cluster": site.spec.name,
         **outcome_as_json(outcome),
         "nodes": {
-            node: {"address": access.address, "host": access.host, "kind": node[:-3]} for node, access in sorted(site.nodes().items())
+            node: {"address": access.address, "host": access.host, "kind": Node.parse(node).kind}
+            for node, access in sorted(site.nodes().items())
         },
         "ssh_config": str(site.paths.ssh_config),
         "first_job": vars(job) if job else None,

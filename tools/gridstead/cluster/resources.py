@@ -26,6 +26,12 @@ class Kind(StrEnum):
     ADDRESS = "floating address"
 
 
+#: What is made anew when it is declared differently, or when something it needs is made anew. All else is changed as it is.
+MADE_ANEW = frozenset({Kind.NODE, Kind.ATTACHMENT})
+#: What outlives its cluster unless the operator says otherwise: data.
+KEPT = frozenset({Kind.VOLUME})
+
+
 class Status(StrEnum):
     """What state a found resource is in."""
 
@@ -36,13 +42,50 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A resource's name: unique in its cluster, the same in every run."""
+    """A resource's name: unique in its cluster, the same in every run.
+
+    Args:
+        kind: what it is.
+        name: which of the kind.
+        copy: 1, or more where a creation was done twice (its answer lost, its run killed): no declaration has such a one.
+    """
 
     kind: Kind
     name: str
+    copy: int = 1
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
+        return f"{self.kind} {self.name}" if self.copy == 1 else f"{self.kind} {self.name} (copy {self.copy})"
+
+
+#: Before the digests of a resource named its properties (mark without ``2;``), one digest was over all of these that it has.
+_FIRST = frozenset(
+    [
+        "address",
+        "bytes",
+        "cidr",
+        "config_drive",
+        "dns",
+        "existing",
+        "external",
+        "flavor",
+        "groups",
+        "image",
+        "node",
+        "public_key",
+        "publish",
+        "root_volume",
+        "rules",
+        "shares",
+        "type",
+        "zone",
+    ]
+)
+_SECOND = "2;"
+
+
+def _hash(value: object, length: int) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
 @dataclass(frozen=True)
@@ -51,22 +94,34 @@ class Resource:
 
     Args:
         key: kind and name.
-        properties: all that it is made from; a change of these makes the plan replace it.
+        properties: all that it is made from. One that a later release adds says nothing by default (None, false, empty):
+            then what was made before it is as declared.
         needs: resources that must be there first.
-        keep: outlives its cluster unless the operator says otherwise (volumes); what is kept is changed in place too.
-        in_place: a change of its properties is made to it as it is, instead of replacing it.
     """
 
     key: Key
     properties: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Key, ...] = ()
-    keep: bool = False
-    in_place: bool = False
 
     @property
     def digest(self) -> str:
-        """A short digest of the properties, kept as a tag beside the real thing."""
-        return hashlib.sha256(json.dumps(self.properties, sort_keys=True).encode()).hexdigest()[:16]
+        """What the properties are, shortly: kept as a tag beside the real thing. A digest for each property that says something."""
+        return _SECOND + ";".join(f"{name}={_hash(value, 8)}" for name, value in sorted(self.properties.items()) if value)
+
+    def differs(self, digest: str | None) -> tuple[str, ...]:
+        """The properties in which it differs from one that was made with a digest; all, where the digest does not tell them apart.
+
+        Args:
+            digest: as :attr:`Found.digest`. Properties of it that are known no more make no difference.
+        """
+        if digest is None:
+            return ()
+        if not digest.startswith(_SECOND):
+            first = {name: value for name, value in self.properties.items() if name in _FIRST}
+            later = any(value for name, value in self.properties.items() if name not in _FIRST)
+            return () if _hash(first, 16) == digest and not later else tuple(sorted(self.properties))
+        made = dict(word.split("=", 1) for word in digest.removeprefix(_SECOND).split(";") if "=" in word)
+        return tuple(name for name, value in sorted(self.properties.items()) if made.get(name) != (_hash(value, 8) if value else None))
 
 
 @dataclass(frozen=True)
@@ -76,11 +131,12 @@ class Found:
     Args:
         key: kind and name.
         status: ok, stopped or broken.
-        digest: the digest it was made with; None where the provider cannot tell (then it is never replaced for a change).
+        digest: the digest it was made with; None where the provider cannot tell (then it is as declared).
         id: the provider's own id.
         detail: why it is broken, in the provider's words.
-        data: what the engine and the inventory need of it (address, device, …).
-        uses: what may not be taken away before it (the server of file systems it has mounted).
+        data: what the inventory and the provider itself need of it (address, device, …).
+        needs: what it holds on to as it is, and must not lose before it goes itself: a node its port, its volumes, the server
+            of the file systems it has mounted.
     """
 
     key: Key
@@ -89,12 +145,12 @@ class Found:
     id: str = ""
     detail: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
-    uses: tuple[Key, ...] = ()
+    needs: tuple[Key, ...] = ()
 
 
 class Observed(dict[Key, Found]):
     """All that exists of a cluster, by key."""
 
     def of(self, kind: Kind) -> dict[str, Found]:
-        """The found resources of one kind, by name, in order."""
-        return {key.name: found for key, found in sorted(self.items()) if key.kind is kind}
+        """The found resources of one kind, by name, in order; of what was made twice, the one in use."""
+        return {key.name: found for key, found in sorted(self.items()) if key.kind is kind and key.copy == 1}

@@ -125,7 +125,7 @@ class Site:
         for key in keys:
             if key not in {resource.key for resource in desired}:
                 raise InputError(f"no node {key.name} is declared", hint=f"declared: {', '.join(self.spec.node_names())}")
-        return planning.make(desired, observed, held_by=self.provider.held_by, replace=keys), observed
+        return planning.make(desired, observed, replace=keys), observed
 
     def nodes(self) -> dict[str, NodeAccess]:
         """The nodes that exist."""
@@ -295,7 +295,7 @@ class Site:
             self.provider.settle()
             observed = self.provider.observe()
             keep = [] if volumes else [Kind.VOLUME]
-            plan = planning.teardown(observed, held_by=self.provider.held_by, keep=keep)
+            plan = planning.teardown(observed, keep=keep)
             apply(plan, self.provider, self.progress)
             self.provider.finish(last=final)
         return plan

@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from gridstead.cluster.node import Node
+
 #: Services a node kind can offer; each is an inventory group, mapped to roles in playbooks/site.yml.
 SERVICES: dict[str, str] = {
     "nfs_server": "exports the shared file system",
@@ -45,7 +47,9 @@ _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 _SMALLEST = {"xfs": 300 * 2**20, "ext4": 8 * 2**20}
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
-KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")]
+#: No dash: what is named after a kind is told from what is named after a cluster.
+KIND_NAME = r"^[a-z][a-z0-9]{0,20}$"
+KindName = Annotated[str, Field(pattern=KIND_NAME)]
 MountPoint = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")]
 #: A resource of the cloud, by its name or id.
 CloudName = Annotated[str, Field(min_length=1, max_length=255)]
@@ -308,13 +312,14 @@ class Cluster(_Model):
             raise _mistake("every count is 0; a site has at least one node", "nodes")
         return self
 
-    def node_names(self) -> dict[str, str]:
-        """Every node's name and its kind's, in the order of the file: ``{"frontend001": "frontend", ...}``."""
-        return {f"{kind}{number:03d}": kind for kind, it in self.nodes.items() for number in range(1, it.count + 1)}
+    def node_names(self) -> dict[str, Node]:
+        """Every node by its name, in the order of the file."""
+        nodes = (Node(kind, number) for kind, it in self.nodes.items() for number in range(1, it.count + 1))
+        return {node.name: node for node in nodes}
 
     def services_of(self, node: str) -> tuple[str, ...]:
         """The services a node offers."""
-        return self.nodes[node[:-3]].services
+        return self.nodes[Node.parse(node).kind].services
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -76,7 +76,8 @@ def _sections(text: str) -> dict[str, list[str]]:
 
 def _ask(site: Site, node: str, found: Found | None, access: NodeAccess | None, more: str) -> tuple[NodeStatus, dict[str, list[str]]]:
     """One node's status, and all the sections it answered with."""
-    kind = site.spec.node_names().get(node, "(no longer declared)")
+    declared = site.spec.node_names().get(node)
+    kind = declared.kind if declared else "(no longer declared)"
     if found is None or access is None:
         return NodeStatus(node, kind, "missing"), {}
     state = {Status.OK: "up", Status.STOPPED: "stopped", Status.BROKEN: "broken"}[found.status]
@@ -147,7 +148,7 @@ def look(site: Site) -> SiteStatus:
     result = SiteStatus(site.spec.name, site.spec.provider, [status for status, _ in answers])
     for _, said in answers:
         _take_batch(said, result)
-    result.pending_steps = [str(step) for step in plan.steps]
+    result.pending_steps = [str(step) for step in plan.told()]
     monitor = site.first_node_with("monitoring")
     if monitor in accesses:
         result.dashboard = dashboard(site, monitor, accesses[monitor])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gridstead.cluster.progress import Progress
-from gridstead.cluster.resources import Key, Kind, Observed, Resource
+from gridstead.cluster.resources import Key, Observed, Resource
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,6 @@ class Provider(ABC):
     parallel: int = 8
     #: Seconds in which a node that was just started must answer.
     boot_limit: float = 180.0
-    #: Every kind, and the kinds that hold it: they must be gone before it can be taken away. Of a kind, what has the same name
-    #: holds it, or the node that it was found on (``data["node"]``); all of the kind, where there is none such.
-    held_by: Mapping[Kind, Sequence[Kind]]
 
     @abstractmethod
     def preflight(self, resources: Sequence[Resource]) -> None:
@@ -64,7 +61,7 @@ class Provider(ABC):
 
     @abstractmethod
     def observe(self) -> Observed:
-        """All that exists of the cluster, found by its tag alone."""
+        """All that exists of the cluster, found by its tag alone; each with what it needs as it is (:attr:`Found.needs`)."""
 
     @abstractmethod
     def desired(self, observed: Observed) -> list[Resource]:
@@ -79,7 +76,10 @@ class Provider(ABC):
 
     @abstractmethod
     def ensure(self, resource: Resource) -> None:
-        """Make a resource be there and running; returns when the provider agrees. Idempotent."""
+        """Make a resource be there, as declared and running; returns when the provider agrees.
+
+        What was observed last is taken to be there still; it is made again only after another look.
+        """
 
     @abstractmethod
     def delete(self, key: Key) -> None:
@@ -107,23 +107,26 @@ class Provider(ABC):
 
     @abstractmethod
     def grant_access(self, observed: Observed) -> None:
-        """Let the present ssh key in on every found node, and know their host keys.
+        """Know the host keys of all found nodes that run; where nodes take keys from outside, let the present ssh key in too.
 
-        After the state directory was lost; does nothing when both agree already.
+        Containers do; a cloud gives a server its key once, with its creation: a server made with another key stays shut.
         """
 
     def settle(self) -> None:  # noqa: B027 - most clouds end what they were told by themselves
-        """Wait for what an earlier run, killed since, has left under way. Called before a change looks at what is there."""
+        """Wait for what an earlier run, killed since, has left under way on this machine. Called before a change looks at what is there.
+
+        What a cloud was asked for it ends by itself, and whoever needs the result waits for it there.
+        """
 
     def finish(self, *, last: bool) -> None:  # noqa: B027 - a cloud may have nothing to do here
-        """Called after ``down``.
+        """Take away what making nodes has left on this machine. Called after ``down``.
 
         Args:
-            last: also take away what was set up on the host, if no other cluster uses it.
+            last: also what all clusters share, if no other one uses it.
         """
 
     def release(self) -> None:  # noqa: B027 - a cloud may have nothing to do here
-        """Called by a process that has read what it wanted and goes on for long: others may take the set-up of the host away."""
+        """Hold nothing on this machine any more. Called by a process that has read what it wanted and goes on for long."""
 
     def notices(self) -> list[str]:
         """What an operator should know about how this machine or cloud was adapted to, a line each."""

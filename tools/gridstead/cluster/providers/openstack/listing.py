@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from gridstead.cluster.node import Node
 from gridstead.cluster.providers.openstack import marks
 from gridstead.cluster.providers.openstack.cloud import Cloud
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
-from gridstead.cluster.spec import Cluster
+from gridstead.cluster.spec import KIND_NAME, Cluster
 
 #: Nova's states (api-guide, server concepts) in which `up` has nothing to do, or must make the server anew.
 _SERVER_OK, _SERVER_BROKEN = {"ACTIVE"}, {"ERROR"}
@@ -84,12 +87,13 @@ class Sight:
         listing: the project's resources.
 
     The ids of what is found are in ``Found.id``. Where a creation was done twice (its answer lost, its run killed), the
-    second one is found too, under a key of its own, so that it is taken away like anything not declared.
+    second one is found too, under a key of its own (:attr:`Key.copy`), so that it is taken away like anything not declared.
     """
 
     def __init__(self, spec: Cluster, cloud: Cloud, listing: Listing) -> None:
         self.spec, self.cloud, self.listing = spec, cloud, listing
         self.found = Observed()
+        self._keys: dict[str, Key] = {}
         self._networks()
         self._routers()
         self._groups()
@@ -99,13 +103,17 @@ class Sight:
         self._addresses()
         self._keypairs()
 
-    def _add(self, found: Found) -> None:
+    def _add(self, found: Found) -> Key:
         key = found.key
-        number = 2
         while key in self.found:
-            key = Key(found.key.kind, f"{found.key.name}#{number}")
-            number += 1
-        self.found[key] = Found(key, found.status, found.digest, found.id, found.detail, found.data)
+            key = Key(key.kind, key.name, key.copy + 1)
+        self.found[key] = dataclasses.replace(found, key=key)
+        self._keys[found.id] = key
+        return key
+
+    def _keys_of(self, ids: Iterable[str | None]) -> tuple[Key, ...]:
+        """Which of our own resources some ids are."""
+        return tuple(self._keys[one] for one in ids if one in self._keys)
 
     def _networks(self) -> None:
         for mark, network in marked(self.spec.name, Kind.NETWORK, self.listing.networks):
@@ -121,14 +129,15 @@ class Sight:
             for port in self.listing.ports
             if "router_interface" in (port.device_owner or "") and subnets & {fixed["subnet_id"] for fixed in port.fixed_ips or []}
         }
+        networks = tuple(key for key in self.found if key.kind is Kind.NETWORK)
         for mark, router in marked(self.spec.name, Kind.ROUTER, self.listing.routers):
             connected = router.id in interfaces
             status, detail = (Status.OK, "") if connected else (Status.STOPPED, "it is not connected to the network yet")
-            self._add(Found(mark.key, status, mark.digest, router.id, detail, {"own": True}))
+            self._add(Found(mark.key, status, mark.digest, router.id, detail, {"own": True}, networks))
             interfaces.pop(router.id, None)
         for router in interfaces:
             # Someone else's router that we were told to use; only the connection is ours.
-            self._add(Found(Key(Kind.ROUTER, marks.name(self.spec.name)), id=router, data={"own": False}))
+            self._add(Found(Key(Kind.ROUTER, marks.name(self.spec.name)), id=router, data={"own": False}, needs=networks))
 
     def _groups(self) -> None:
         for mark, group in marked(self.spec.name, Kind.SECURITY_GROUP, self.listing.security_groups):
@@ -136,15 +145,21 @@ class Sight:
             self._add(Found(mark.key, Status.OK, mark.digest, group.id, data={"rules": rules}))
         prefix = marks.name(self.spec.name) + "-"
         for group in sorted(self.listing.server_groups, key=lambda one: one.id):
-            if group.name.startswith(prefix) and group.name.removeprefix(prefix) in self.spec.nodes:
+            # A kind's name has no dash: another cluster's, whose name begins with this one's, is not taken for it.
+            if group.name.startswith(prefix) and re.fullmatch(KIND_NAME, group.name.removeprefix(prefix)):
                 self._add(Found(Key(Kind.SERVER_GROUP, group.name.removeprefix(prefix)), id=group.id))
 
     def _ports(self) -> None:
         for mark, port in marked(self.spec.name, Kind.PORT, self.listing.ports):
             address = next((fixed["ip_address"] for fixed in port.fixed_ips or []), "")
-            self._add(Found(mark.key, Status.OK, mark.digest, port.id, data={"address": address}))
+            needs = self._keys_of([port.network_id, *(port.security_group_ids or [])])
+            self._add(Found(mark.key, Status.OK, mark.digest, port.id, data={"address": address}, needs=needs))
 
     def _servers(self) -> None:
+        ports: dict[str, list[str]] = {}
+        for port in self.listing.ports:
+            ports.setdefault(port.device_id, []).append(port.id)
+        keypair = Key(Kind.KEYPAIR, marks.name(self.spec.name))
         servers = sorted(self.listing.servers, key=lambda one: (one.created_at or "", one.id))
         for server in servers:
             mark = marks.of_metadata(Kind.NODE, server.metadata)
@@ -163,7 +178,10 @@ class Sight:
                 "state": server.status,
                 "volumes": [one["id"] for one in server.attached_volumes or []],
             }
-            self._add(Found(mark.key, status, mark.digest, server.id, detail, data))
+            group = Key(Kind.SERVER_GROUP, Node.parse(mark.key.name).kind)
+            # While it is built, its port does not say yet whose it is.
+            needs = {Key(Kind.PORT, mark.key.name), *self._keys_of(ports.get(server.id, ())), group, keypair}
+            self._add(Found(mark.key, status, mark.digest, server.id, detail, data, tuple(sorted(needs))))
 
     def address_of(self, server: Any, node: str) -> str:
         """A server's address in the cluster's network: that of its port, which is there before the server has it."""
@@ -183,7 +201,7 @@ class Sight:
         return f"it is in ERROR: {fault or 'nova gives no reason'}"
 
     def _volumes(self) -> None:
-        holders = {volume: (found.key.name, found) for found in self.found.of(Kind.NODE).values() for volume in found.data["volumes"]}
+        holders = {volume: key for key, found in self.found.items() if key.kind is Kind.NODE for volume in found.data["volumes"]}
         states = {}
         for volume in sorted(self.listing.volumes, key=lambda one: (one.created_at or "", one.id)):
             states[volume.id] = volume
@@ -196,28 +214,34 @@ class Sight:
             detail = "" if good else f"it is {volume.status}"
             self._add(Found(mark.key, Status.OK if good else Status.STOPPED, mark.digest, volume.id, detail, data))
             self._attachment(mark.key.name, volume, holders)
-        for node, kind_name in self.spec.node_names().items():
-            for declared in self.spec.nodes[kind_name].volumes:
+        for node, it in self.spec.node_names().items():
+            for declared in self.spec.nodes[it.kind].volumes:
                 if declared.id and declared.id in states:
                     self._attachment(f"{node}-{declared.name}", states[declared.id], holders)
 
-    def _attachment(self, name: str, volume: Any, holders: dict[str, tuple[str, Found]]) -> None:
-        held = holders.get(volume.id)
+    def _attachment(self, name: str, volume: Any, holders: Mapping[str, Key]) -> None:
+        holder = holders.get(volume.id)
         key = Key(Kind.ATTACHMENT, name)
-        if held is None or key in self.found:
+        if holder is None or key in self.found:
             return
+        server = self.found[holder]
         good = volume.status in {"in-use", "error_extending"}
         detail = "" if good else f"the volume is {volume.status}"
-        data = {"node": held[0], "server": held[1].id, "volume": volume.id}
-        digest = Resource(key, {"node": held[0]}).digest
-        self._add(Found(key, Status.OK if good else Status.STOPPED, digest, "", detail, data))
+        data = {"node": holder.name, "server": server.id, "volume": volume.id}
+        digest = Resource(key, {"node": holder.name}).digest
+        needs = self._keys_of([volume.id])
+        self.found[key] = Found(key, Status.OK if good else Status.STOPPED, digest, "", detail, data, needs)
+        # The server's end lets the volume go; to take it from a server that runs is another matter.
+        self.found[holder] = dataclasses.replace(server, needs=(*server.needs, key))
 
     def _addresses(self) -> None:
         ports = {found.id: found.key.name for found in self.found.of(Kind.PORT).values()}
+        routers = tuple(key for key in self.found if key.kind is Kind.ROUTER)
         for mark, address in marked(self.spec.name, Kind.ADDRESS, self.listing.addresses):
             connected = ports.get(address.port_id) == mark.key.name
             status, detail = (Status.OK, "") if connected else (Status.STOPPED, "it leads to no node")
-            self._add(Found(mark.key, status, mark.digest, address.id, detail, {"address": address.floating_ip_address}))
+            needs = (*self._keys_of([address.port_id]), *routers)
+            self._add(Found(mark.key, status, mark.digest, address.id, detail, {"address": address.floating_ip_address}, needs))
 
     def _keypairs(self) -> None:
         for keypair in self.listing.keypairs:

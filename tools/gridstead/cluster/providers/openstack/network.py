@@ -75,7 +75,7 @@ class Networking:
                 lambda: self._network.create_subnet(**subnet_attributes),
                 what=f"subnet {name}",
             )
-        if found and found.digest != resource.digest:
+        if found and resource.differs(found.digest):
             self.cloud(lambda: self._network.update_network(network, **self._marking(resource, name)), what="change the network")
         return network, str(subnet.id)
 
@@ -150,7 +150,7 @@ class Networking:
         for essence, identity in present.items():
             if essence not in wanted:
                 self.cloud.gone(self._network.delete_security_group_rule, identity, what="a rule")
-        if found and found.digest != resource.digest:
+        if found and resource.differs(found.digest):
             self.cloud(lambda: self._network.update_security_group(group, **self._marking(resource, name)), what="change a security group")
         return group
 

@@ -10,6 +10,7 @@ from typing import Any
 from openstack import exceptions
 
 from gridstead.cluster.errors import GridsteadError, PreflightError
+from gridstead.cluster.node import Node
 from gridstead.cluster.providers.openstack.cloud import Cloud
 from gridstead.cluster.providers.openstack.volumes import gibibytes
 from gridstead.cluster.resources import Kind, Resource
@@ -130,7 +131,7 @@ def check(cloud: Cloud, spec: Cluster, catalogue: Catalogue, resources: Sequence
     if spec.network.name:
         tried(catalogue.existing_subnet)
     nodes = [resource for resource in resources if resource.key.kind is Kind.NODE]
-    kinds = {resource.key.name[:-3] for resource in nodes}
+    kinds = {Node.parse(resource.key.name).kind for resource in nodes}
     flavors = {kind: tried(catalogue.flavor, spec.nodes[kind].flavor) for kind in sorted(kinds)}
     for kind, flavor in flavors.items():
         size = spec.nodes[kind].root_volume
@@ -222,7 +223,7 @@ def _takes(resource: Resource, flavors: dict[str, Any]) -> dict[str, int]:
     takes: dict[str, int] = {}
     match resource.key.kind:
         case Kind.NODE:
-            flavor, root = flavors.get(resource.key.name[:-3]), properties["root_volume"]
+            flavor, root = flavors.get(Node.parse(resource.key.name).kind), properties["root_volume"]
             disk = {"volumes": 1, "gigabytes": root} if root else {}
             takes = {"instances": 1, "cores": flavor.vcpus if flavor else 0, "ram": flavor.ram if flavor else 0, **disk}
         case Kind.VOLUME:

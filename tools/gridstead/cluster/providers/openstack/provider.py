@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
-from types import MappingProxyType
 from typing import Any
 
 from openstack import exceptions
@@ -15,6 +14,7 @@ from openstack import exceptions
 from gridstead.cluster import secrets
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.inventory import ssh_argv
+from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
@@ -55,20 +55,6 @@ class OpenStackProvider(Provider):
     # bounded where they are made.
     parallel = 256
     boot_limit = 900.0
-    held_by = MappingProxyType(
-        {
-            Kind.ADDRESS: (),
-            Kind.NODE: (),
-            Kind.ATTACHMENT: (Kind.NODE,),
-            Kind.PORT: (Kind.NODE, Kind.ADDRESS),
-            Kind.VOLUME: (Kind.ATTACHMENT,),
-            Kind.ROUTER: (Kind.ADDRESS,),
-            Kind.NETWORK: (Kind.PORT, Kind.ROUTER),
-            Kind.SECURITY_GROUP: (Kind.PORT,),
-            Kind.SERVER_GROUP: (Kind.NODE,),
-            Kind.KEYPAIR: (Kind.NODE,),
-        }
-    )
 
     def __init__(self, spec: Cluster, paths: SitePaths, *, cloud: Cloud | None = None) -> None:
         self.spec, self.paths = spec, paths
@@ -82,8 +68,8 @@ class OpenStackProvider(Provider):
         self._name = marks.name(spec.name)
         self._order = {
             name: number
-            for number, (node, kind) in enumerate(spec.node_names().items())
-            for name in (node, *(f"{node}-{volume.name}" for volume in spec.nodes[kind].volumes))
+            for number, (node, it) in enumerate(spec.node_names().items())
+            for name in (node, *(f"{node}-{volume.name}" for volume in spec.nodes[it.kind].volumes))
         }
         self._sight = Sight(spec, self.cloud, Listing())
         self._seen: Observed | None = None
@@ -134,29 +120,28 @@ class OpenStackProvider(Provider):
         keypair = Resource(
             Key(Kind.KEYPAIR, self._name), {"public_key": secrets.public_of(self.paths.ssh_key)} if self.paths.ssh_key.exists() else {}
         )
-        inside = Resource(Key(Kind.SECURITY_GROUP, INSIDE), {"rules": [{"inside": True}]}, in_place=True)
+        inside = Resource(Key(Kind.SECURITY_GROUP, INSIDE), {"rules": [{"inside": True}]})
         resources = [keypair, inside, *self._network(observed)]
         ways = tuple(resource.key for resource in resources if resource.key.kind in (Kind.NETWORK, Kind.ROUTER))
         groups = {kind: rules for kind in self.spec.nodes if (rules := self._rules(kind))}
-        resources += [Resource(Key(Kind.SECURITY_GROUP, kind), {"rules": rules}, in_place=True) for kind, rules in groups.items()]
+        resources += [Resource(Key(Kind.SECURITY_GROUP, kind), {"rules": rules}) for kind, rules in groups.items()]
         resources += [Resource(Key(Kind.SERVER_GROUP, kind)) for kind, it in self.spec.nodes.items() if it.anti_affinity and it.count]
         address = self._addresses(observed, resources)
-        for node, kind_name in names.items():
-            kind = self.spec.nodes[kind_name]
-            member = [INSIDE, *([kind_name] if kind_name in groups else [])]
+        for node, it in names.items():
+            kind = self.spec.nodes[it.kind]
+            member = [INSIDE, *([it.kind] if it.kind in groups else [])]
             network = tuple(key for key in ways if key.kind is Kind.NETWORK)
             port = Resource(
                 Key(Kind.PORT, node),
                 {"address": address.get(node), "groups": member},
                 needs=(*network, *(Key(Kind.SECURITY_GROUP, name) for name in member)),
-                in_place=True,
             )
-            group = (Key(Kind.SERVER_GROUP, kind_name),) if kind.anti_affinity else ()
+            group = (Key(Kind.SERVER_GROUP, it.kind),) if kind.anti_affinity else ()
             server = Resource(Key(Kind.NODE, node), self._server(kind), needs=(keypair.key, port.key, *group))
             resources += [port, server, *self._storage(node, kind)]
             if kind.public:
                 external = {"external": self.catalogue.external().id}
-                resources.append(Resource(Key(Kind.ADDRESS, node), external, needs=(port.key, *ways), in_place=True))
+                resources.append(Resource(Key(Kind.ADDRESS, node), external, needs=(port.key, *ways)))
         return resources
 
     def _network(self, observed: Observed) -> list[Resource]:
@@ -166,12 +151,12 @@ class OpenStackProvider(Provider):
         declared = self.spec.network.cidr
         chosen = declared if declared != "auto" else present[0] if present else str(self._choose())
         dns = [str(server) for server in self.spec.network.dns]
-        network = Resource(Key(Kind.NETWORK, self._name), {"cidr": chosen, "dns": dns}, in_place=True)
+        network = Resource(Key(Kind.NETWORK, self._name), {"cidr": chosen, "dns": dns})
         if not (self.spec.network.router or any(kind.public for kind in self.spec.nodes.values()) or self.spec.network.external):
             return [network]
         existing = self.catalogue.named("routers", self.spec.network.router).id if self.spec.network.router else None
         external = None if existing else self.catalogue.external().id
-        router = Resource(Key(Kind.ROUTER, self._name), {"existing": existing, "external": external}, needs=(network.key,), in_place=True)
+        router = Resource(Key(Kind.ROUTER, self._name), {"existing": existing, "external": external}, needs=(network.key,))
         return [network, router]
 
     def _choose(self) -> IPv4Network:
@@ -185,7 +170,7 @@ class OpenStackProvider(Provider):
         network = next((resource for resource in resources if resource.key.kind is Kind.NETWORK), None)
         if network is None:
             return {}  # in someone else's network Neutron chooses
-        present = {name: str(found.data["address"]) for name, found in observed.of(Kind.PORT).items() if "#" not in name}
+        present = {name: str(found.data["address"]) for name, found in observed.of(Kind.PORT).items()}
         return subnet.addresses(IPv4Network(str(network.properties["cidr"])), list(self.spec.node_names()), present)
 
     def _rules(self, kind: str) -> list[dict[str, Any]]:
@@ -213,7 +198,7 @@ class OpenStackProvider(Provider):
             needs: tuple[Key, ...] = (Key(Kind.NODE, node),)
             if volume.id is None:
                 properties = {"bytes": gibibytes(volume.bytes) * 2**30, "type": volume.type, "zone": self.spec.openstack.volume_zone}
-                resources.append(Resource(Key(Kind.VOLUME, name), properties, keep=True))
+                resources.append(Resource(Key(Kind.VOLUME, name), properties))
                 needs = (Key(Kind.VOLUME, name), *needs)
             resources.append(Resource(Key(Kind.ATTACHMENT, name), {"node": node}, needs=needs))
         return resources
@@ -263,7 +248,7 @@ class OpenStackProvider(Provider):
         """See :meth:`Provider.ensure`."""
         key = resource.key
         found = self._found(key)
-        if found and found.status is Status.OK and found.digest in (None, resource.digest):
+        if found and found.status is Status.OK and not resource.differs(found.digest):
             return
         with self._place(key):
             self._ensure(resource, found)
@@ -312,7 +297,7 @@ class OpenStackProvider(Provider):
 
     def _ensure_server(self, resource: Resource, found: Found | None) -> None:
         node = resource.key.name
-        kind_name = node[:-3]
+        kind_name = Node.parse(node).kind
         kind = self.spec.nodes[kind_name]
 
         def recipe() -> Recipe:
@@ -324,7 +309,7 @@ class OpenStackProvider(Provider):
 
     def _attach(self, resource: Resource) -> None:
         name, node = resource.key.name, str(resource.properties["node"])
-        declared = next(one for one in self.spec.nodes[node[:-3]].volumes if f"{node}-{one.name}" == name)
+        declared = next(one for one in self.spec.nodes[Node.parse(node).kind].volumes if f"{node}-{one.name}" == name)
         volume = declared.id or self._id(Key(Kind.VOLUME, name))
         server = self._id(Key(Kind.NODE, node))
         self.volumes.attach(name, volume, server)
@@ -386,7 +371,7 @@ class OpenStackProvider(Provider):
 
     def nodes(self, observed: Observed) -> dict[str, NodeAccess]:
         """See :meth:`Provider.nodes`."""
-        servers = {name: found for name, found in observed.of(Kind.NODE).items() if "#" not in name}
+        servers = observed.of(Kind.NODE)
         outside = {name: str(found.data["address"]) for name, found in observed.of(Kind.ADDRESS).items() if name in servers}
         user = self.spec.image.user
         entry = next((outside[name] for name in self.spec.node_names() if name in outside), None)

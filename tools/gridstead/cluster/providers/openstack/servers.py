@@ -192,7 +192,7 @@ class Servers:
 
     def ensure_keypair(self, resource: Resource, found: Found | None) -> None:
         """The cluster's public key, as nova keeps it."""
-        if found and found.digest == resource.digest:
+        if found and not resource.differs(found.digest):
             return
         name = marks.name(self.cluster)
         if found:

@@ -70,7 +70,7 @@ class Volumes:
             identity = found.id
         if self._settled(identity, name).size < size:
             self._grow(identity, name, size)
-        if found and found.digest != resource.digest:
+        if found and resource.differs(found.digest):
             self.cloud(
                 lambda: self._storage.set_volume_metadata(identity, **marks.metadata(self.cluster, resource)), what=f"mark volume {name}"
             )

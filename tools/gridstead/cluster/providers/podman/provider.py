@@ -8,10 +8,9 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from gridstead.cluster import secrets
@@ -62,15 +61,6 @@ class PodmanProvider(Provider):
     """
 
     parallel = 4
-    held_by = MappingProxyType(
-        {
-            Kind.NODE: (),
-            Kind.SHARE: (Kind.NODE,),
-            Kind.ATTACHMENT: (Kind.NODE, Kind.SHARE),
-            Kind.VOLUME: (Kind.NODE, Kind.SHARE, Kind.ATTACHMENT),
-            Kind.NETWORK: (Kind.NODE,),
-        }
-    )
 
     def __init__(self, spec: Cluster, paths: SitePaths, *, host: Host | None = None, node_image: str | None = None) -> None:
         self.spec, self.paths = spec, paths
@@ -86,6 +76,12 @@ class PodmanProvider(Provider):
     def observe(self) -> Observed:
         """Containers, network, shares by their labels and directories; volumes by their files."""
         found = Observed()
+        attachments = []
+        for entry in sorted(self.base.glob("nodes/*/disk/by-id/gridstead-*")):
+            node, volume = entry.parents[2].name, entry.name.removeprefix(self.volumes.device_name(""))
+            status = Status.OK if self.volumes.attached(node, volume) else Status.STOPPED
+            needs = (Key(Kind.VOLUME, volume),)
+            attachments.append(Found(Key(Kind.ATTACHMENT, volume), status, data={"node": node}, needs=needs))
         if not self.host.is_root:
             raise PreflightError("the podman provider needs root", hint="run this as root, or with sudo")
         if self._left_traces():
@@ -94,17 +90,17 @@ class PodmanProvider(Provider):
             for network in self.podman.json("network", "ls", "--filter", f"label={TAG}={self.spec.name}", "--format", "json"):
                 self._add(found, self._found_network(network))
             for container in self._containers():
-                self._add(found, self._found_node(container))
+                self._add(found, self._found_node(container, attachments))
         for path in self.volumes.shares():
             ready = self.podman.is_set_up and self.volumes.shares_propagate()
-            self._add(found, Found(Key(Kind.SHARE, path), Status.OK if ready else Status.STOPPED))
+            # A volume that its node has mounted there shows in the share itself.
+            mounted = tuple(attachment.key for attachment in attachments)
+            self._add(found, Found(Key(Kind.SHARE, path), Status.OK if ready else Status.STOPPED, needs=mounted))
         sizes = self.volumes.sizes()
         for volume, size in sizes.items():
             self._add(found, Found(Key(Kind.VOLUME, volume), digest=self._volume(volume, size).digest, data={"bytes": size}))
-        for entry in sorted(self.base.glob("nodes/*/disk/by-id/gridstead-*")):
-            node, volume = entry.parents[2].name, entry.name.removeprefix(self.volumes.device_name(""))
-            ready = self.volumes.attached(node, volume)
-            self._add(found, Found(Key(Kind.ATTACHMENT, volume), Status.OK if ready else Status.STOPPED, data={"node": node}))
+        for attachment in attachments:
+            self._add(found, attachment)
         return found
 
     def _left_traces(self) -> bool:
@@ -123,17 +119,23 @@ class PodmanProvider(Provider):
         cidr = network["subnets"][0]["subnet"]
         return Found(Key(Kind.NETWORK, self.network), id=network["id"], data={"cidr": cidr})
 
-    def _found_node(self, container: dict[str, Any]) -> Found:
+    def _found_node(self, container: dict[str, Any], attachments: Iterable[Found]) -> Found:
         labels, state = container["Labels"], container["State"]
+        node = labels["gridstead.node"]
         status = Status.OK if state in _RUNNING else Status.STOPPED if state in _STOPPED else Status.BROKEN
         return Found(
-            Key(Kind.NODE, labels["gridstead.node"]),
+            Key(Kind.NODE, node),
             status,
             digest=labels["gridstead.digest"],
             id=container["Id"][:12],
             detail="" if status is Status.OK else f"container is {state}",
             data={"address": labels["gridstead.address"], "image": container["Image"], "baked": json.loads(labels["gridstead.baked"])},
-            uses=tuple(Key(Kind.NODE, server) for server in json.loads(labels.get("gridstead.uses", "[]"))),
+            needs=(
+                Key(Kind.NETWORK, self.network),
+                *(attachment.key for attachment in attachments if attachment.data["node"] == node),
+                *(Key(Kind.SHARE, path) for path in container.get("Mounts") or ()),
+                *(Key(Kind.NODE, server) for server in json.loads(labels.get("gridstead.uses", "[]"))),
+            ),
         )
 
     # -- what should be there --------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class PodmanProvider(Provider):
         return "nfs" if self.host.nfs_client else "directory"
 
     def _volume(self, name: str, size: int) -> Resource:
-        return Resource(Key(Kind.VOLUME, name), {"bytes": size}, keep=True)
+        return Resource(Key(Kind.VOLUME, name), {"bytes": size})
 
     def desired(self, observed: Observed) -> list[Resource]:
         """Network, shares, then each node with its volumes."""
@@ -164,8 +166,8 @@ class PodmanProvider(Provider):
         shares = [Key(Kind.SHARE, path) for path in self.spec.shares] if self.share_mode == "directory" else []
         resources += [Resource(key) for key in shares]
         published: set[str] = set()
-        for node, kind_name in names.items():
-            kind = self.spec.nodes[kind_name]
+        for node, it in names.items():
+            kind = self.spec.nodes[it.kind]
             attachments = []
             for volume in kind.volumes:
                 made = self._volume(f"{node}-{volume.name}", volume.bytes)
@@ -176,10 +178,10 @@ class PodmanProvider(Provider):
             propagation = next((how for service, how in sees_shares.items() if service in kind.services), None)
             properties = {
                 "address": address[node],
-                "publish": list(kind.publish) if kind_name not in published else [],
+                "publish": list(kind.publish) if it.kind not in published else [],
                 "shares": {key.name: propagation for key in shares} if propagation else {},
             }
-            published.add(kind_name)
+            published.add(it.kind)
             needs = (Key(Kind.NETWORK, self.network), *attachments, *(shares if propagation else ()))
             resources.append(Resource(Key(Kind.NODE, node), properties, needs))
         return resources

@@ -114,6 +114,10 @@ def test_check_names_what_is_wrong(cvmfs: Command) -> None:
         (["tag", FQRN, "a b"], 2, "'a b' is no name for a tag"),
         (["tag", FQRN, "v9", "--remove"], 2, "no tag 'v9'"),
         (["gc", FQRN, "--keep", "0"], 2, "1 or more"),
+        (["resign", FQRN, "--days", "0"], 2, "--days is 0; 1 to 3650"),
+        (["resign", FQRN, "--days", "-3"], 2, "--days is -3"),
+        (["resign", FQRN, "--days", "3000000"], 2, "--days is 3000000"),
+        (["resign", FQRN, "--unless", "-1"], 2, "--unless is -1; 0 to"),
         (["ls", FQRN, "/nowhere"], 1, "has no /nowhere"),
         (["ls", FQRN, "/empty/x"], 1, "has no /empty/x"),
         (["ls", FQRN, "a/../b"], 2, ".. is not understood"),
@@ -142,6 +146,33 @@ def test_help_of_mount_is_the_clients(capsys: pytest.CaptureFixture[str]) -> Non
         main(["mount", "--help"])
     assert caught.value.code == 0
     assert "mountpoint" in capsys.readouterr().out
+
+
+def test_showconfig(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All parameters, those without a value and the defaults too; passwords are nobody's to see; what is wrong with them."""
+    (tmp_path / "default.local").write_text("CVMFS_HTTP_PROXY=http://me:secret@p:3128\nCVMFS_SITE='a b'\nCVMFS_USE_GEOAPI=yes\n")
+    assert main(["showconfig", FQRN, "--config", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert "# CVMFS_SERVER_URL is not set" in lines
+    assert "CVMFS_HTTP_PROXY='http://me:***@p:3128'" in lines
+    assert "CVMFS_SITE='a b'" in lines
+    assert "CVMFS_TIMEOUT=5  # default" in lines
+    assert f"CVMFS_FQRN={FQRN}" in lines
+    assert "# CVMFS_USE_GEOAPI has no effect: servers are asked in the order given" in said.err.splitlines()
+    assert "gridstead-cvmfs: CVMFS_SERVER_URL is not set for sw.grid.test" in said.err
+    assert "secret" not in said.out + said.err
+
+
+def test_mount_without_its_user(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never runs as root because the user is missing."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "default.local").write_text("CVMFS_HTTP_PROXY=DIRECT\nCVMFS_SERVER_URL=http://127.0.0.1:9/@fqrn@\nCVMFS_USER=nosuchuser\n")
+    (tmp_path / "key.pub").write_text("-----BEGIN PUBLIC KEY-----\n")
+    words = ["--set", f"CVMFS_PUBLIC_KEY={tmp_path}/key.pub", "--set", f"CVMFS_CACHE_BASE={tmp_path}/cache"]
+    assert main(["mount", "--check", FQRN, "--config", str(tmp_path), *words]) == 2
+    assert "CVMFS_USER is 'nosuchuser', but there is no such user" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists(), "nothing was done"
 
 
 def test_what_cannot_be_written_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

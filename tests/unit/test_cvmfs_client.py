@@ -31,11 +31,12 @@ from gridstead.cvmfs.client.store import Reference
 from gridstead.cvmfs.client.tree import ROOT
 from gridstead.cvmfs.digest import CATALOG, Hash
 from gridstead.cvmfs.entry import FLAG_EXTERNAL, Entry, file_flags
-from gridstead.cvmfs.errors import CorruptObjectError, CvmfsError, ExpiredError, FormatError, TrustError
+from gridstead.cvmfs.errors import CorruptObjectError, CvmfsError, ExpiredError, FormatError, RevokedError, TrustError
 from gridstead.cvmfs.manifest import Manifest
 from gridstead.cvmfs.publish import operations
 from gridstead.cvmfs.publish.repository import Keys
 from gridstead.cvmfs.publish.repository import Repository as Published
+from gridstead.cvmfs.signing import Certificate
 
 #: What fails is not tried again, and what is slow because the machine is busy has not failed.
 TIMES = {"CVMFS_TIMEOUT_DIRECT": "60", "CVMFS_MAX_RETRIES": "0"}
@@ -202,10 +203,15 @@ def test_hardlinks_are_one_inode(bench: Bench) -> None:
         ("$(NONE:-)", ""),
         ("$(unfinished", "$(unfinished"),
         ("$(NONE:-a:-b)", "a:-b"),
+        ("$(NOT:SET)x", "x"),
+        ("$(WITH:COLON)", "colon"),
+        ("$(NOT:SET:-d)", "d"),
+        ("$(a(b:-c)", "c"),
+        ("$()", ""),
     ],
 )
 def test_variables_in_links(target: str, expanded: str) -> None:
-    assert expand(target, {"GRID_ARCH": "aarch64", "EMPTY": ""}) == expanded
+    assert expand(target, {"GRID_ARCH": "aarch64", "EMPTY": "", "WITH:COLON": "colon"}) == expanded
 
 
 def test_attributes(bench: Bench) -> None:
@@ -233,10 +239,23 @@ def test_attributes(bench: Bench) -> None:
     assert get("/lib/variant", "user.rawlink") == "$(GRID_ARCH:-x86_64)/lib"
     assert "catalog_mountpoint: /nested\n" in (get("/nested/deep", "user.catalog_counters") or "")
     assert f"regular,{sum(stat.S_ISREG(entry.mode) for _, entry in client.walk())}\n" in (get("", "user.repo_counters") or "")
-    inode, entry = client.find("/big")
-    for name in client.attributes.names(entry):
-        assert client.attributes.get(entry, inode, name) is not None, name
-    client.close()
+    assert get("", "user.tag") == ""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "listed"),
+    [({}, [""]), ({"CVMFS_MAGIC_XATTRS_VISIBILITY": "always"}, ["", "/big"]), ({"CVMFS_HIDE_MAGIC_XATTRS": "yes"}, [])],
+)
+def test_where_the_clients_own_attributes_are_listed(bench: Bench, parameters: dict[str, str], listed: list[str]) -> None:
+    """At the root, unless it is said otherwise: whoever copies a file would copy them. They can be asked for everywhere."""
+    client = bench.mounted(**parameters)
+    for path in ("", "/big"):
+        inode, entry = client.find(path)
+        names = client.attributes.names(entry)
+        assert ("user.fqrn" in names) == (path in listed), path
+        for name in names:
+            assert client.attributes.get(entry, inode, name) is not None, name
+        assert client.attributes.get(entry, inode, "user.fqrn") == FQRN.encode()
 
 
 # A new revision
@@ -395,10 +414,139 @@ def test_expired_whitelist(bench: Bench) -> None:
     client.close()
 
 
-def test_a_revoked_certificate(bench: Bench) -> None:
-    fingerprint = bench.published.whitelist().fingerprints[0]
-    with pytest.raises(TrustError, match="blacklist"):
-        bench.track(Repository(replace(bench.client().configuration, blacklist=frozenset({fingerprint})))).load()
+def fingerprints(bench: Bench, algorithm: str = "sha1") -> str:
+    """The fingerprint of the certificate that signs."""
+    return Certificate(Keys.read(bench.published.layout).certificate_pem, "the certificate").fingerprint(algorithm)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{sha1}",
+        "{sha1} stolen",
+        "{sha1}#stolen",
+        "{sha1}\t# stolen",
+        "{bare}",
+        "{lower}",
+        "{shake128}",
+        "{rmd160}",
+        "# revoked\n\n{sha1}\nnonsense",
+    ],
+)
+def test_a_revoked_certificate(bench: Bench, form: str) -> None:
+    """In each form that the official client takes; what was seen before of the repository is not mounted either."""
+    bench.mounted().close()
+    sha1 = fingerprints(bench)
+    forms = {"sha1": sha1, "bare": sha1.replace(":", ""), "lower": sha1.lower()}
+    forms |= {name: fingerprints(bench, name) for name in ("shake128", "rmd160")}
+    blacklist = bench.scratch / "blacklist"
+    blacklist.write_text(form.format(**forms) + "\n")
+    with pytest.raises(TrustError, match=f"is on this node's blacklist, {blacklist}"):
+        bench.mounted(CVMFS_BLACKLIST=str(blacklist))
+    bench.web.stop()
+    with pytest.raises(FetchError):
+        bench.mounted(CVMFS_BLACKLIST=str(blacklist))
+    blacklist.write_text(f"{sha1[:-1]}{'0' if sha1[-1] != '0' else '1'}\n<{FQRN} 2\n<other.grid.test 99\n")
+    assert bench.mounted(CVMFS_BLACKLIST=str(blacklist)).find("/bin/hello"), "another's fingerprint and name revoke nothing"
+
+
+def test_a_certificate_revoked_while_it_is_mounted(bench: Bench) -> None:
+    blacklist = bench.scratch / "blacklist"
+    client = bench.mounted(CVMFS_BLACKLIST=str(blacklist))
+    assert client.refresh() is None
+    blacklist.write_text(f"{fingerprints(bench)}\n")
+    for _ in range(2):
+        with pytest.raises(TrustError, match="blacklist"):
+            client.refresh()
+        (bench.tree / "new").touch()
+        bench.publish()
+    assert client.read("/bin/hello"), "what is mounted stays as it is"
+
+
+def test_a_revoked_revision(bench: Bench) -> None:
+    blacklist = bench.scratch / "blacklist"
+    client = bench.mounted(CVMFS_BLACKLIST=str(blacklist))
+    blacklist.write_text(f"<{FQRN} 3\n")
+    for _ in range(2):
+        with pytest.raises(RevokedError, match=r"revision 2 of sw\.grid\.test is on this node's blacklist, .*: revisions from 3 on"):
+            client.refresh()
+        bench.web.stop()
+    with pytest.raises(RevokedError, match="revision 2"):
+        bench.mounted(CVMFS_BLACKLIST=str(blacklist))
+    bench.web.start()
+    (bench.tree / "new").touch()
+    bench.publish()
+    assert client.refresh() is not None, "a newer one may be shown"
+    assert bench.mounted(CVMFS_BLACKLIST=str(blacklist)).read("/new") == b""
+
+
+# A certain revision
+
+
+def test_the_revision_that_is_configured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By tag, by date, by hash: it is shown whatever is published, also from the cache alone."""
+    first = str(bench.published.manifest.catalog)
+    moment = bench.published.manifest.published
+    operations.add_tag(bench.published, "pinned", "of a test", None)
+    (bench.tree / "bin/hello").write_text("changed\n")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    bench.publish()
+    ways = {
+        "CVMFS_REPOSITORY_TAG": "pinned",
+        "CVMFS_REPOSITORY_DATE": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment + 3600)),
+        "CVMFS_ROOT_HASH": first.upper(),
+    }
+    for name, value in ways.items():
+        client = bench.mounted(cache=name, **{name: value})
+        assert client.read("/bin/hello") == b"#!/bin/sh\necho hello\n", name
+        inode, root = client.find("")
+        assert client.attributes.get(root, inode, "user.revision") == b"2"
+        assert client.attributes.get(root, inode, "user.root_hash") == first.encode()
+        assert client.attributes.get(root, inode, "user.tag") == (b"pinned" if name.endswith("TAG") else b"")
+        (bench.tree / "new").write_text(name)
+        bench.publish()
+        assert client.refresh() is None
+        with pytest.raises(NotFoundError):
+            client.find("/new")
+        assert client.schedule.wait() > 0
+    bench.web.stop()
+    for name, value in ways.items():
+        assert bench.mounted(cache=name, **{name: value}).read("/bin/hello") == b"#!/bin/sh\necho hello\n", name
+    bench.web.start()
+    assert bench.mounted(cache="head").read("/bin/hello") == b"changed\n"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"CVMFS_REPOSITORY_TAG": "v9"}, "has no tag 'v9'"),
+        ({"CVMFS_REPOSITORY_DATE": "2001-01-01T00:00:00Z"}, "no tag as old as 2001-01-01T00:00:00Z"),
+        ({"CVMFS_ROOT_HASH": 40 * "5"}, "does not have it"),
+    ],
+)
+def test_a_revision_that_is_not_there(bench: Bench, parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(CvmfsError, match=message):
+        bench.mounted(**parameters)
+
+
+def test_the_revision_at_the_mount(bench: Bench) -> None:
+    client = bench.mounted(CVMFS_AUTO_UPDATE="no")
+    (bench.tree / "new").touch()
+    bench.publish()
+    assert client.refresh() is None
+    with pytest.raises(NotFoundError):
+        client.find("/new")
+
+
+def test_a_repository_for_members_only(bench: Bench) -> None:
+    """The official client asks who somebody is; this one does not, and so shows it to nobody."""
+    client = bench.mounted()
+    changed_catalogue(bench, "INSERT INTO properties (key, value) VALUES ('voms_authz', 'cms:/cms/Role=production')")
+    with pytest.raises(CvmfsError, match="only members of 'cms:/cms/Role=production' may read"):
+        client.refresh()
+    with pytest.raises(CvmfsError, match="only members"):
+        bench.mounted(cache="other")
 
 
 @given(data=st.data())
@@ -501,24 +649,32 @@ def test_damage_while_a_file_is_open(bench: Bench) -> None:
     client.close()
 
 
-def test_a_catalogue_with_a_trick_in_it(bench: Bench) -> None:
-    """A signed catalogue that says impossible things: errors for what is wrong, and nothing outside of the repository."""
+def changed_catalogue(bench: Bench, *statements: str) -> None:
+    """Publish the root catalogue with something changed in it, as revision 7."""
     staging = bench.published.staging()
     file = bench.scratch / "catalogue"
     client = bench.mounted()
-    slot = client.tree.root
-    found = client.store.cache.open(slot.hash)
+    found = client.store.cache.open(client.tree.root.hash)
     assert found is not None
     file.write_bytes(found.read(0, found.size))
     client.close()
     with sqlite3.connect(file) as database:
-        database.execute("UPDATE catalog SET name = '../../../etc/passwd' WHERE name = 'mod.py'")
-        database.execute("UPDATE catalog SET symlink = '/etc/shadow' || char(0) WHERE name = 'variant'")
-        database.execute("UPDATE catalog SET flags = flags | 0x700 WHERE name = 'just-whole'")
+        for statement in statements:
+            database.execute(statement)
     database.close()
     size = file.stat().st_size
     manifest = replace(bench.published.manifest, catalog=staging.put_file(file, CATALOG), catalog_size=size, revision=7)
     bench.published.release(staging, manifest, Keys.read(bench.published.layout), [])
+
+
+def test_a_catalogue_with_a_trick_in_it(bench: Bench) -> None:
+    """A signed catalogue that says impossible things: errors for what is wrong, and nothing outside of the repository."""
+    changed_catalogue(
+        bench,
+        "UPDATE catalog SET name = '../../../etc/passwd' WHERE name = 'mod.py'",
+        "UPDATE catalog SET symlink = '/etc/shadow' || char(0) WHERE name = 'variant'",
+        "UPDATE catalog SET flags = flags | 0x700 WHERE name = 'just-whole'",
+    )
     client = bench.mounted()
     assert client.read("/bin/hello") == b"#!/bin/sh\necho hello\n"
     for path in ("/lib/python/mod.py", "/lib/variant", "/just-whole"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from gridstead.cvmfs.client.config import load
+from gridstead.cvmfs.client.snapshot import Snapshot
+from gridstead.cvmfs.digest import CATALOG, Hash
 from gridstead.cvmfs.errors import InputError
 
 KEY = "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----\n"
@@ -50,14 +53,33 @@ def test_later_files_win(directory: Path) -> None:
 
 
 def test_they_are_shell(directory: Path) -> None:
-    """What CERN's own configuration does: conditions, variables of others, quotes; exported variables are for links."""
+    """What CERN's own configuration does: conditions, variables of others, quotes."""
     (directory / "domain.d/grid.test.conf").write_text(
         'CVMFS_USE_CDN=${CVMFS_USE_CDN:-yes}\nif [ "$CVMFS_USE_CDN" = "yes" ]; then\n  CVMFS_FALLBACK_PROXY="http://cdn:1"\nfi\n'
         'export GRID_ARCH="aarch64 \'s"\nNOT_EXPORTED=1\nreadonly CVMFS_BASE_ENV=1\n'
     )
     found = load(FQRN, directory)
     assert found.proxies == [["http://cdn:1"]], "the official client passes DIRECT over then"
-    assert found.environment == {"GRID_ARCH": "aarch64 's"}
+    assert found.environment["GRID_ARCH"] == "aarch64 's"
+
+
+def test_all_that_the_files_set_is_for_links(directory: Path) -> None:
+    """Exported or not, with CVMFS_ before or not, and the repository's name, as the official client has it; but no password."""
+    with (directory / "default.local").open("a") as file:
+        file.write("CMS_LOCAL_SITE=T2_XX\nexport EXPORTED=2\nCVMFS_SITE_X='a  b'\nunset_again=1; unset unset_again\nPATH=/nowhere\n")
+        file.write('CVMFS_HTTP_PROXY=http://us:secret@a:3128\nOWN="$CVMFS_FQRN"\n')
+    found = load(FQRN, directory).environment
+    assert found["CMS_LOCAL_SITE"] == "T2_XX"
+    assert found["EXPORTED"] == "2"
+    assert found["CVMFS_SITE_X"] == "a  b"
+    assert found["CVMFS_FQRN"] == found["OWN"] == FQRN
+    assert found["CVMFS_ARCH"] == os.uname().machine
+    assert found["CVMFS_TIMEOUT"] == "5"
+    assert found["CVMFS_SERVER_URL"] == "http://a/@fqrn@"
+    assert found["CVMFS_HTTP_PROXY"] == "http://us:***@a:3128"
+    assert {name for name in found if not name.startswith("CVMFS_")} == {"CMS_LOCAL_SITE", "EXPORTED", "OWN"}, (
+        "and nothing of the shell's own"
+    )
 
 
 def test_default_domain(directory: Path) -> None:
@@ -82,8 +104,62 @@ def test_keys_of_a_domain(directory: Path) -> None:
 
 
 def test_blacklist(directory: Path) -> None:
-    (directory / "blacklist").write_text("# revoked\n<sw.grid.test 7\nab:cd:EF # stolen\n")
-    assert load(FQRN, directory).blacklist == frozenset({"AB:CD:EF"})
+    assert load(FQRN, directory).blacklist == directory / "blacklist"
+    assert load(FQRN, directory, {"CVMFS_BLACKLIST": "/etc/other"}).blacklist == Path("/etc/other")
+
+
+def test_a_certain_revision(directory: Path) -> None:
+    assert load(FQRN, directory).snapshot is None
+    assert load(FQRN, directory, {"CVMFS_REPOSITORY_TAG": "v1"}).snapshot == Snapshot(tag="v1")
+    assert load(FQRN, directory, {"CVMFS_REPOSITORY_DATE": "1970-01-02T00:00:01Z"}).snapshot == Snapshot(moment=86401)
+    assert load(FQRN, directory, {"CVMFS_ROOT_HASH": 40 * "A"}).snapshot == Snapshot(Hash(20 * b"\xaa", suffix=CATALOG))
+
+
+def test_external_servers_have_their_own_patience(directory: Path) -> None:
+    found = load(FQRN, directory, {"CVMFS_EXTERNAL_TIMEOUT": "7"})
+    assert (found.timing.proxy, found.external_timing.proxy, found.external_timing.direct) == (5, 7, 10)
+
+
+@pytest.mark.parametrize(
+    ("values", "listed"),
+    [
+        ({}, "rootonly"),
+        ({"CVMFS_MAGIC_XATTRS_VISIBILITY": "Never"}, "never"),
+        ({"CVMFS_HIDE_MAGIC_XATTRS": "yes"}, "never"),
+        ({"CVMFS_HIDE_MAGIC_XATTRS": "no"}, "always"),
+        ({"CVMFS_HIDE_MAGIC_XATTRS": "no", "CVMFS_MAGIC_XATTRS_VISIBILITY": "never"}, "never"),
+    ],
+)
+def test_where_attributes_are_listed(directory: Path, values: dict[str, str], listed: str) -> None:
+    assert load(FQRN, directory, values).magic == listed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CVMFS_ALIEN_CACHE", "/scratch"),
+        ("CVMFS_UID_MAP", "/etc/map"),
+        ("CVMFS_CONFIG_REPOSITORY", "cvmfs-config.cern.ch"),
+        ("CVMFS_WORLD_READABLE", "yes"),
+        ("CVMFS_SUID", "yes"),
+        ("CVMFS_NFS_SOURCE", "yes"),
+    ],
+)
+def test_what_this_client_does_not_do_is_refused(directory: Path, name: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is '{value}', but this client does not do"):
+        load(FQRN, directory, {name: value})
+    assert load(FQRN, directory, {name: "no"}).remarks == ()
+    assert load(FQRN, directory, {name: ""}).remarks == ()
+
+
+def test_what_has_no_effect_is_told(directory: Path) -> None:
+    """And a name that is nearly one of the known ones; but not whatever sites have for links and other programs."""
+    with (directory / "default.local").open("a") as file:
+        file.write("CVMFS_USE_GEOAPI=yes\nCVMFS_STRICT_MOUNT=yes\nCVMFS_MAX_RETRYS=7\nCVMFS_SITE_X=1\nCVMFS_IGNORE_SIGNATURE=no\n")
+    assert load(FQRN, directory).remarks == (
+        "CVMFS_MAX_RETRYS is no parameter that is known; CVMFS_MAX_RETRIES would be one",
+        "CVMFS_USE_GEOAPI has no effect: servers are asked in the order given",
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,6 +176,13 @@ def test_blacklist(directory: Path) -> None:
         ({"CVMFS_PUBLIC_KEY": "/etc/passwd"}, "/etc/passwd is no public key"),
         ({"CVMFS_KEYS_DIR": "/nowhere"}, "there is no \\*.pub in /nowhere"),
         ({"CVMFS_NFILES": "1"}, "CVMFS_NFILES is '1'"),
+        ({"CVMFS_USER": ""}, "CVMFS_USER is ''; the name of the user"),
+        ({"CVMFS_REPOSITORY_TAG": "a b"}, "CVMFS_REPOSITORY_TAG is 'a b', which is no name"),
+        ({"CVMFS_REPOSITORY_DATE": "yesterday"}, "CVMFS_REPOSITORY_DATE is 'yesterday'; YYYY-MM-DDTHH:MM:SSZ"),
+        ({"CVMFS_ROOT_HASH": "abc"}, "CVMFS_ROOT_HASH is 'abc'; the hash of a root catalogue"),
+        ({"CVMFS_MAGIC_XATTRS_VISIBILITY": "sometimes"}, "rootonly, always or never"),
+        ({"CVMFS_HTTP_PROXY": "auto;DIRECT"}, "CVMFS_HTTP_PROXY has 'auto': proxies are not looked for"),
+        ({"CVMFS_EXTERNAL_URL": "x"}, "CVMFS_EXTERNAL_URL has 'x'"),
     ],
 )
 def test_wrong_values(directory: Path, values: dict[str, str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -25,6 +26,8 @@ from gridstead.cvmfs.publish.repository import Repository
 from gridstead.cvmfs.publish.settings import Settings
 from gridstead.cvmfs.whitelist import VALID_DAYS
 
+#: Days that a whitelist may be valid.
+_LONGEST = 3650
 _LETTERS = {
     Kind.DIRECTORY: "d",
     Kind.FILE: "-",
@@ -139,9 +142,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _resign(arguments: argparse.Namespace) -> int:
+    # Clients refuse a whitelist whose time is over, and with it the repository.
+    for option, value, low in (("days", arguments.days, 1), ("unless", arguments.unless, 0)):
+        if not low <= value <= _LONGEST:
+            raise InputError(f"--{option} is {value}; {low} to {_LONGEST} would be right")
     signed, whitelist = operations.resign(_repository(arguments), arguments.days, arguments.unless)
-    value: dict[str, object] = {"signed": signed, "expires": whitelist.expires}
-    _say(arguments, value, f"the whitelist is {'signed' if signed else 'left as it is'}, and valid until {_stamp(whitelist.expires)}")
+    report: dict[str, object] = {"signed": signed, "expires": whitelist.expires}
+    _say(arguments, report, f"the whitelist is {'signed' if signed else 'left as it is'}, and valid until {_stamp(whitelist.expires)}")
     return 0
 
 
@@ -259,12 +266,6 @@ def _cat(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _mount(arguments: argparse.Namespace) -> int:
-    from gridstead.cvmfs.client import mount
-
-    return mount.run(arguments)
-
-
 _Run = Callable[[argparse.Namespace], int]
 
 
@@ -298,14 +299,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     _add_changing(command)
     _add_looking(command)
-    text = "Mount a repository."
-    mount = commands.add_parser("mount", help=text, description=text)
-    mount.set_defaults(run=_mount)
-    if argv[:1] == ["mount"]:
-        # The client needs more than the publisher, and is loaded for its own command only.
-        from gridstead.cvmfs.client.mount import add_arguments
-
-        add_arguments(mount)
+    for name, text in (("mount", "Mount a repository."), ("showconfig", "Show the configuration by which a repository is mounted.")):
+        added = commands.add_parser(name, help=text, description=text)
+        if argv[:1] == [name]:
+            # The client needs more than the publisher, and is loaded for its own commands only.
+            client = importlib.import_module(f"gridstead.cvmfs.client.{name}")
+            client.add_arguments(added)
+            added.set_defaults(run=client.run)
     return parser
 
 
@@ -337,7 +337,7 @@ def _add_changing(command: _Add) -> None:
     gc.add_argument("--keep", type=int, default=10, metavar="N", help="keep the last N revisions (default: %(default)s)")
     gc.add_argument("--dry-run", action="store_true", help="only look")
     resign = command("resign", _resign, "Sign the whitelist again.")
-    resign.add_argument("--days", type=int, default=VALID_DAYS, help="how long it is valid (default: %(default)s)")
+    resign.add_argument("--days", type=int, default=VALID_DAYS, help=f"how long it is valid, 1 to {_LONGEST} (default: %(default)s)")
     resign.add_argument("--unless", type=int, default=0, metavar="DAYS", help="leave it when it is valid for more than DAYS")
 
 

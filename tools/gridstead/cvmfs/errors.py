@@ -42,3 +42,7 @@ class TrustError(CvmfsError):
 
 class ExpiredError(TrustError):
     """A whitelist's time is over."""
+
+
+class RevokedError(TrustError):
+    """This node's blacklist forbids the revision that is shown."""

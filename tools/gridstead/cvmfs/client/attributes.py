@@ -62,10 +62,11 @@ class Attributes:
             "pubkeys": lambda *_: b"".join(publication.keys).decode("ascii", "replace"),
             "repo_counters": lambda *_: _counters(tree.run(lambda: tree.counters(""))[1]),
             "repo_metainfo": lambda *_: self._metainfo(),
-            "revision": lambda *_: str(publication.current.revision if publication.current else 0),
+            "revision": lambda *_: str(self._revision()),
             "root_hash": lambda *_: str(tree.root.hash),
             "rx": lambda *_: str(store.downloader.statistics.received // 1024),
             "speed": lambda *_: self._speed(),
+            "tag": lambda *_: configuration.snapshot.tag if configuration.snapshot else "",
             "timeout": lambda *_: f"{configuration.timing.proxy:g}",
             "timeout_direct": lambda *_: f"{configuration.timing.direct:g}",
             "timestamp_last_ioerr": lambda *_: str(int(store.downloader.statistics.last_error)),
@@ -90,8 +91,13 @@ class Attributes:
         self._link: dict[str, _Value] = dict.fromkeys(("user.rawlink", "xfsroot.rawlink"), lambda entry, _: entry.symlink)
 
     def names(self, entry: Entry) -> list[str]:
-        """The attributes that an entry has, those of the catalogue included."""
-        return sorted({*self._of(entry), *entry.xattrs()})
+        """The attributes that are listed: those of the catalogue, and the client's own where CVMFS_MAGIC_XATTRS_VISIBILITY says.
+
+        Any other can be asked for as well. But what is listed, programs copy with a file (``cp -a``, ``rsync -X``).
+        """
+        magic = self._configuration.magic
+        own = self._of(entry) if magic == "always" or (magic == "rootonly" and not entry.path) else ()
+        return sorted({*own, *entry.xattrs()})
 
     def get(self, entry: Entry, inode: int, name: str) -> bytes | None:
         """An attribute; None when there is no such one.
@@ -113,6 +119,11 @@ class Attributes:
         if entry.kind is Kind.SYMLINK:
             values.update(self._link)
         return values
+
+    def _revision(self) -> int:
+        if self._configuration.snapshot is not None or self._publication.current is None:
+            return self._tree.revision
+        return self._publication.current.revision
 
     def _catalog_counters(self, entry: Entry) -> str:
         slot, counters = self._tree.run(lambda: self._tree.counters(entry.path))

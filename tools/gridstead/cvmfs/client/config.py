@@ -8,46 +8,34 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gridstead.cvmfs.client.routes import parse_proxies, parse_servers
+from gridstead.cvmfs.client.parameters import DEFAULTS, NO, PARAMETERS, YES, remarks
+from gridstead.cvmfs.client.routes import DIRECT, parse_proxies, parse_servers, public
+from gridstead.cvmfs.client.snapshot import Snapshot
 from gridstead.cvmfs.client.transfer import Timing
 from gridstead.cvmfs.errors import InputError
 from gridstead.cvmfs.manifest import is_fqrn
 
 DIRECTORY = Path("/etc/cvmfs")
 
-#: The official default.conf's values, where they mean something here.
-_DEFAULTS = {
-    "CVMFS_CACHE_BASE": "/var/lib/cvmfs",
-    "CVMFS_QUOTA_LIMIT": "4000",
-    "CVMFS_TIMEOUT": "5",
-    "CVMFS_TIMEOUT_DIRECT": "10",
-    "CVMFS_SHARED_CACHE": "yes",
-    "CVMFS_CHECK_PERMISSIONS": "yes",
-    "CVMFS_CLAIM_OWNERSHIP": "yes",
-    "CVMFS_KEYS_DIR": "/etc/cvmfs/keys",
-    "CVMFS_PROXY_RESET_AFTER": "300",
-    "CVMFS_HOST_RESET_AFTER": "1800",
-    "CVMFS_MAX_RETRIES": "1",
-    "CVMFS_BACKOFF_INIT": "2",
-    "CVMFS_BACKOFF_MAX": "10",
-    "CVMFS_LOW_SPEED_LIMIT": "1024",
-    "CVMFS_KCACHE_TIMEOUT": "60",
-    "CVMFS_NFILES": "65536",
-    "CVMFS_USER": "cvmfs",
-    "CVMFS_MOUNT_DIR": "/cvmfs",
-}
-_YES, _NO = ("yes", "on", "1", "true"), ("no", "off", "0", "false", "")
-#: Prints what the files set: NAME=VALUE, ended by NUL. Variables that a file exports are for links (``$(VAR)``).
+#: Prints what the files set: NAME=VALUE, ended by NUL. As in the official client all of it is for links (``$(VAR)``), exported or not.
 _SCRIPT = """
+__names=
+__names=$'\\n'$(compgen -v)$'\\n'
 set -e
-for file; do . "$file"; done
+for __file; do . "$__file"; done
 set +e
-for name in $(compgen -A variable CVMFS_; compgen -e); do printf '%s=%s\\0' "$name" "${!name}"; done
+for __name in $(compgen -v); do
+  case $__name in
+    CVMFS_*) ;;
+    __file | __name | BASH* | PIPESTATUS | COLUMNS | LINES | _) continue ;;
+    *) case $__names in *$'\\n'"$__name"$'\\n'*) continue ;; esac ;;
+  esac
+  printf '%s=%s\\0' "$__name" "${!__name}"
+done
 """
-_OURS = frozenset({"PATH", "PWD", "OLDPWD", "SHLVL", "_"})
 
 
 @dataclass(frozen=True)
@@ -70,10 +58,15 @@ class Configuration:
         kernel_timeout: how long the kernel goes by names and attributes without asking, seconds.
         claim_ownership: everything belongs to the user that the client runs as.
         check_permissions: whether the kernel checks modes.
-        user: whom the client runs as; root when there is no such user.
+        user: whom the client runs as.
         open_files: how many files the client may have open.
+        blacklist: the file of what is not trusted any more.
+        external_timing: how patient downloads from external servers are.
+        snapshot: which revision; None for the newest one.
+        follow: whether new revisions are shown when they come.
+        magic: where the client's own attributes are listed: rootonly, always or never.
         environment: variables for links.
-        blacklist: fingerprints of certificates that are not trusted any more.
+        remarks: what is to be said of parameters that have no effect.
     """
 
     fqrn: str
@@ -93,8 +86,13 @@ class Configuration:
     check_permissions: bool
     user: str
     open_files: int
+    blacklist: Path
+    external_timing: Timing
+    snapshot: Snapshot | None = None
+    follow: bool = True
+    magic: str = "rootonly"
     environment: dict[str, str] = field(default_factory=dict)
-    blacklist: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
 
 
 def load(fqrn: str, directory: Path = DIRECTORY, settings: dict[str, str] | None = None) -> Configuration:
@@ -108,24 +106,35 @@ def load(fqrn: str, directory: Path = DIRECTORY, settings: dict[str, str] | None
     Raises:
         InputError: a file or a value is wrong or missing.
     """
-    first = _read([directory / "default.conf", *sorted((directory / "default.d").glob("*.conf")), directory / "default.local"])
-    if "." not in fqrn and first.get("CVMFS_DEFAULT_DOMAIN"):
-        fqrn = f"{fqrn}.{first['CVMFS_DEFAULT_DOMAIN']}"
+    fqrn, found = effective(fqrn, directory, settings)
+    return _Values(found, directory).configuration(fqrn)
+
+
+def effective(fqrn: str, directory: Path = DIRECTORY, settings: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
+    """The repository's full name, and everything that is set for it: by defaults, by the files, by ``settings``; arguments as of ``load``.
+
+    Raises:
+        InputError: a file cannot be read, or the name is none.
+    """
+    base = [directory / "default.conf", *sorted((directory / "default.d").glob("*.conf")), directory / "default.local"]
+    if "." not in fqrn:
+        domain = {**_read(base, ""), **(settings or {})}.get("CVMFS_DEFAULT_DOMAIN")
+        fqrn = f"{fqrn}.{domain}" if domain else fqrn
     if not is_fqrn(fqrn) or "." not in fqrn:
         raise InputError(f"'{fqrn}' is no repository; a name with its domain, such as sw.grid.test, would be right")
     parts = [("domain.d", fqrn.partition(".")[2]), ("config.d", fqrn)]
     files = [directory / kind / f"{name}.{suffix}" for kind, name in parts for suffix in ("conf", "local")]
-    base = [directory / "default.conf", *sorted((directory / "default.d").glob("*.conf")), directory / "default.local"]
-    found = {**_DEFAULTS, **_read([*base, *files]), **(settings or {})}
-    return _Values(found, directory).configuration(fqrn)
+    own = {"CVMFS_FQRN": fqrn, "CVMFS_ARCH": os.uname().machine}
+    return fqrn, {**DEFAULTS, **_read([*base, *files], fqrn), **(settings or {}), **own}
 
 
-def _read(files: list[Path]) -> dict[str, str]:
+def _read(files: list[Path], fqrn: str) -> dict[str, str]:
     """What shell files set."""
     there = [str(file) for file in files if file.is_file()]
     if not there:
         return {}
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **{k: v for k, v in os.environ.items() if k.startswith("CVMFS_")}}
+    inherited = {name: value for name, value in os.environ.items() if name.startswith("CVMFS_")}
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **inherited, "CVMFS_FQRN": fqrn}
     try:
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-c", _SCRIPT, "bash", *there],
@@ -137,7 +146,7 @@ def _read(files: list[Path]) -> dict[str, str]:
     if done.returncode or message:
         raise InputError(f"the configuration cannot be read: {message.splitlines()[0] if message else f'exit {done.returncode}'}")
     pairs = (item.partition("=") for item in done.stdout.decode(errors="surrogateescape").split("\0"))
-    return {name: value for name, _, value in pairs if name and name not in _OURS}
+    return {name: value for name, _, value in pairs if name}
 
 
 class _Values:
@@ -150,7 +159,8 @@ class _Values:
     def text(self, name: str) -> str:
         return self._found.get(name, "").strip()
 
-    def number(self, name: str, low: float = 0) -> float:
+    def number(self, name: str) -> float:
+        low = PARAMETERS[name].low
         try:
             value = float(self.text(name))
         except ValueError:
@@ -159,11 +169,14 @@ class _Values:
             raise InputError(f"{name} is '{self.text(name)}'; a number from {low:g} on would be right")
         return value
 
+    def optional(self, name: str) -> float | None:
+        return self.number(name) if self.text(name) else None
+
     def yes(self, name: str) -> bool:
         value = self.text(name).lower()
-        if value not in _YES + _NO:
+        if value not in YES + NO:
             raise InputError(f"{name} is '{self.text(name)}'; yes or no would be right")
-        return value in _YES
+        return value in YES
 
     def path(self, name: str) -> Path:
         if not self.text(name).startswith("/"):
@@ -171,6 +184,7 @@ class _Values:
         return Path(self.text(name))
 
     def configuration(self, fqrn: str) -> Configuration:
+        said = remarks(self._found)
         if not self.text("CVMFS_SERVER_URL"):
             raise InputError(
                 f"CVMFS_SERVER_URL is not set for {fqrn}",
@@ -180,40 +194,66 @@ class _Values:
             raise InputError(
                 "CVMFS_HTTP_PROXY is not set", hint=f"set it in {self._directory / 'default.local'}: http://proxy:3128, or DIRECT for none"
             )
-        fallback = self.text("CVMFS_FALLBACK_PROXY")
-        proxies = parse_proxies(self.text("CVMFS_HTTP_PROXY"), fallback)
         external = self.text("CVMFS_EXTERNAL_URL")
         base = self.path("CVMFS_CACHE_BASE")
         directory = self.path("CVMFS_CACHE_DIR") if self.text("CVMFS_CACHE_DIR") else None
         shared = self.yes("CVMFS_SHARED_CACHE") and directory is None
-        quota = self.number("CVMFS_QUOTA_LIMIT", -1)
-        max_ttl = self.text("CVMFS_MAX_TTL")
+        quota = self.number("CVMFS_QUOTA_LIMIT")
+        timing = self._timing()
         return Configuration(
             fqrn=fqrn,
             servers=parse_servers(self.text("CVMFS_SERVER_URL"), fqrn),
-            proxies=proxies,
-            external_servers=parse_servers(external, fqrn) if external else [],
-            external_proxies=parse_proxies(self.text("CVMFS_EXTERNAL_HTTP_PROXY") or "DIRECT"),
-            timing=self._timing(),
+            proxies=parse_proxies(self.text("CVMFS_HTTP_PROXY"), self.text("CVMFS_FALLBACK_PROXY")),
+            external_servers=parse_servers(external, fqrn, "CVMFS_EXTERNAL_URL") if external else [],
+            external_proxies=parse_proxies(
+                self.text("CVMFS_EXTERNAL_HTTP_PROXY") or DIRECT, self.text("CVMFS_EXTERNAL_FALLBACK_PROXY"), "CVMFS_EXTERNAL_HTTP_PROXY"
+            ),
+            timing=timing,
+            external_timing=replace(
+                timing,
+                proxy=self.optional("CVMFS_EXTERNAL_TIMEOUT") or timing.proxy,
+                direct=self.optional("CVMFS_EXTERNAL_TIMEOUT_DIRECT") or timing.direct,
+            ),
             keys=self._keys(fqrn),
             cache=directory or base / ("shared" if shared else fqrn),
             state=(directory or base) / f"state.{fqrn}",
             quota=None if quota < 0 else int(quota * 2**20),
             mountpoint=self.path("CVMFS_MOUNT_DIR") / fqrn,
-            max_ttl=self.number("CVMFS_MAX_TTL") * 60 or None if max_ttl else None,
+            max_ttl=(self.optional("CVMFS_MAX_TTL") or 0) * 60 or None,
             kernel_timeout=self.number("CVMFS_KCACHE_TIMEOUT"),
             claim_ownership=self.yes("CVMFS_CLAIM_OWNERSHIP"),
             check_permissions=self.yes("CVMFS_CHECK_PERMISSIONS"),
-            user=self.text("CVMFS_USER") or "root",
-            open_files=int(self.number("CVMFS_NFILES", 256)),
-            environment={name: value for name, value in self._found.items() if not name.startswith("CVMFS_")},
-            blacklist=self._blacklist(),
+            user=self._user(),
+            open_files=int(self.number("CVMFS_NFILES")),
+            blacklist=self.path("CVMFS_BLACKLIST") if self.text("CVMFS_BLACKLIST") else self._directory / "blacklist",
+            snapshot=Snapshot.parse(self.text("CVMFS_ROOT_HASH"), self.text("CVMFS_REPOSITORY_TAG"), self.text("CVMFS_REPOSITORY_DATE")),
+            follow=self.yes("CVMFS_AUTO_UPDATE"),
+            magic=self._magic(),
+            # What users can read in links is no place for a proxy's password.
+            environment={name: public(value) for name, value in self._found.items()},
+            remarks=tuple(said),
         )
+
+    def _user(self) -> str:
+        user = self.text("CVMFS_USER")
+        if not user:
+            raise InputError("CVMFS_USER is ''; the name of the user that the client runs as would be right")
+        return user
+
+    def _magic(self) -> str:
+        """Where the client's own attributes are listed; the older parameter says yes, never, or no, always."""
+        hide = self.text("CVMFS_HIDE_MAGIC_XATTRS")
+        value = self.text("CVMFS_MAGIC_XATTRS_VISIBILITY").lower()
+        if hide and value == PARAMETERS["CVMFS_MAGIC_XATTRS_VISIBILITY"].default:
+            return "never" if self.yes("CVMFS_HIDE_MAGIC_XATTRS") else "always"
+        if value not in ("rootonly", "always", "never"):
+            raise InputError(f"CVMFS_MAGIC_XATTRS_VISIBILITY is '{value}'; rootonly, always or never would be right")
+        return value
 
     def _timing(self) -> Timing:
         return Timing(
-            proxy=self.number("CVMFS_TIMEOUT", 0.1),
-            direct=self.number("CVMFS_TIMEOUT_DIRECT", 0.1),
+            proxy=self.number("CVMFS_TIMEOUT"),
+            direct=self.number("CVMFS_TIMEOUT_DIRECT"),
             retries=int(self.number("CVMFS_MAX_RETRIES")),
             backoff_first=self.number("CVMFS_BACKOFF_INIT"),
             backoff_most=self.number("CVMFS_BACKOFF_MAX"),
@@ -245,14 +285,3 @@ class _Values:
                 raise InputError(f"{file} is no public key; PEM that begins with -----BEGIN PUBLIC KEY----- would be right")
             keys.append(text)
         return keys
-
-    def _blacklist(self) -> frozenset[str]:
-        """Fingerprints of revoked certificates (/etc/cvmfs/blacklist); its lines for whole repositories are not for clients."""
-        file = self._directory / "blacklist"
-        try:
-            lines = file.read_text(encoding="ascii", errors="replace").splitlines()
-        except FileNotFoundError:
-            return frozenset()
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from None
-        return frozenset(words[0].upper() for words in map(str.split, lines) if words and ":" in words[0])

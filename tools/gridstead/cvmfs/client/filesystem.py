@@ -22,7 +22,7 @@ from gridstead.cvmfs.client.fetch import OfflineError
 from gridstead.cvmfs.client.files import OpenFile
 from gridstead.cvmfs.client.links import expand
 from gridstead.cvmfs.client.tree import ROOT, Directory, NotFoundError, NotOpenError
-from gridstead.cvmfs.errors import CvmfsError, FormatError
+from gridstead.cvmfs.errors import CvmfsError, FormatError, RevokedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -99,6 +99,7 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         self._absent: set[bytes] = set()
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._nursery: Any = None
+        self.ended: RevokedError | None = None
 
     # Running
 
@@ -136,6 +137,10 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         """Show a new revision, if there is one, and have the kernel forget what has changed."""
         try:
             names = await self._in_thread(self._repository.refresh)
+        except RevokedError as error:
+            self.ended = error
+            pyfuse3.terminate()
+            return
         except CvmfsError as error:
             _log.warning("%s", error)
             return
@@ -227,7 +232,7 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
     async def readlink(self, inode: int, ctx: Any) -> bytes:  # noqa: ARG002 - the binding's signature
         """A link's target."""
         target = self._target(await self._operation(lambda: self._tree.entry(inode)))
-        if not target or b"\0" in target:
+        if b"\0" in target:
             raise FormatError(f"link {inode} leads nowhere when its variables are filled in")
         return target
 
@@ -389,6 +394,7 @@ def serve(repository: Repository, mountpoint: str, before: Callable[[], None], r
 
     Raises:
         RuntimeError: it cannot be mounted.
+        RevokedError: this node's blacklist forbids the revision that was mounted, since a moment ago.
     """
     configuration = repository.configuration
     options = {"ro", "nosuid", "nodev", "noatime", "allow_other", f"fsname={configuration.fqrn}", "subtype=gridstead-cvmfs"}
@@ -404,3 +410,5 @@ def serve(repository: Repository, mountpoint: str, before: Callable[[], None], r
     finally:
         # Who is root no more cannot unmount; systemd does it then.
         pyfuse3.close(unmount=os.geteuid() == 0)
+    if filesystem.ended is not None:
+        raise filesystem.ended

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_VARIABLE = re.compile(r"\$\(([^():]*)(?::-([^)]*))?\)")
+#: A name reaches to ``:-`` or to the bracket, as in the official client (cvmfs/catalog_sql.cc, ExpandSymlink).
+_VARIABLE = re.compile(r"\$\(([^)]*?)(?::-([^)]*))?\)")
 
 
 def expand(target: str, environment: Mapping[str, str]) -> str:

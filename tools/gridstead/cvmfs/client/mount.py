@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--set {pair}: CVMFS_NAME=VALUE would be right")
         settings[name] = value
     configuration = config.load(args.fqrn, args.config, settings)
+    for remark in configuration.remarks:
+        _log.warning("%s", remark)
     if args.check:
         return _check(configuration)
     return _mount(configuration, args.mountpoint or configuration.mountpoint)
@@ -67,10 +69,11 @@ def _check(configuration: Configuration) -> int:
     _prepare_directories(configuration)
     with _as_user(configuration.user):
         repository = Repository(configuration)
-        manifest = repository.publication.refresh()
-        repository.tree.replace_root(manifest.catalog, manifest.catalog_size)
-        repository.close()
-    print(f"{configuration.fqrn}: revision {manifest.revision}, root catalogue {manifest.catalog}: all is well")
+        try:
+            repository.check()
+        finally:
+            repository.close()
+    print(f"{configuration.fqrn}: revision {repository.tree.revision}, root catalogue {repository.tree.root.hash}: all is well")
     return 0
 
 
@@ -91,8 +94,8 @@ def _mount(configuration: Configuration, mountpoint: Path) -> int:
     try:
         # Before it is mounted: a repository that cannot be trusted is never seen.
         with _as_user(configuration.user):
-            manifest = repository.load()
-        _log.info("%s: revision %d on %s", configuration.fqrn, manifest.revision, mountpoint)
+            repository.load()
+        _log.info("%s: revision %d on %s", configuration.fqrn, repository.tree.revision, mountpoint)
         filesystem.serve(repository, str(mountpoint), lambda: _drop_privileges(configuration.user), _ready)
     except RuntimeError as error:
         raise CvmfsError(f"{mountpoint} cannot be mounted: {error}", hint="is /dev/fuse there, and is this root?") from None
@@ -102,12 +105,19 @@ def _mount(configuration: Configuration, mountpoint: Path) -> int:
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
+    """The account to become; None for staying who one is.
+
+    Raises:
+        InputError: there is no such user. To go on as root would be to read what comes from the network with all rights.
+    """
     if os.geteuid() or user == "root":
         return None
     try:
         return pwd.getpwnam(user)
     except KeyError:
-        return None
+        raise InputError(
+            f"CVMFS_USER is '{user}', but there is no such user", hint="make it (useradd --system), or set CVMFS_USER to one that is there"
+        ) from None
 
 
 def _prepare_directories(configuration: Configuration) -> None:

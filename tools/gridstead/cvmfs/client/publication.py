@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from gridstead.cvmfs.client.blacklist import Blacklist
     from gridstead.cvmfs.client.store import Store
 
 _log = logging.getLogger(__name__)
@@ -41,10 +42,10 @@ class Publication:
         keys: public master keys, PEM.
         store: fetches.
         state: a directory for what was seen last.
-        blacklist: fingerprints of certificates that are not trusted whatever the whitelist says.
+        blacklist: what is not trusted whatever the whitelist says.
     """
 
-    def __init__(self, fqrn: str, keys: list[bytes], store: Store, state: Path, blacklist: frozenset[str] = frozenset()) -> None:
+    def __init__(self, fqrn: str, keys: list[bytes], store: Store, state: Path, blacklist: Blacklist) -> None:
         self.fqrn = fqrn
         self.keys = keys
         self._store = store
@@ -96,6 +97,7 @@ class Publication:
         if self.current is not None and signed.manifest == self.current and self._whitelist is not None:
             with contextlib.suppress(ExpiredError):
                 self._whitelist.check()
+                self._certificate(signed)
                 return self.current
         manifest = self._verify(signed)
         if manifest != self.current:
@@ -133,9 +135,6 @@ class Publication:
 
     def _verify(self, signed: SignedManifest) -> Manifest:
         certificate = self._certificate(signed)
-        fingerprint = Certificate(certificate, f"the certificate of {self.fqrn}").fingerprint()
-        if fingerprint in self._blacklist:
-            raise TrustError(f"the certificate {fingerprint}, which has signed {self.fqrn}, is on this node's blacklist")
         try:
             whitelist = self._fetch_whitelist()
         except FetchError:
@@ -145,7 +144,14 @@ class Publication:
         return manifest
 
     def _certificate(self, signed: SignedManifest) -> bytes:
-        return self._store.content(Reference(signed.manifest.certificate, None, limit=SMALL_OBJECT))
+        """The certificate of a manifest.
+
+        Raises:
+            TrustError: it is not trusted any more.
+        """
+        certificate = self._store.content(Reference(signed.manifest.certificate, None, limit=SMALL_OBJECT))
+        self._blacklist.check_certificate(Certificate(certificate, f"the certificate of {self.fqrn}"), self.fqrn)
+        return certificate
 
     def _fetch_whitelist(self) -> Whitelist:
         loaded: list[bytes] = []

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gridstead.cvmfs.client.attributes import Attributes
+from gridstead.cvmfs.client.blacklist import Blacklist
 from gridstead.cvmfs.client.cache import Cache
 from gridstead.cvmfs.client.fetch import Downloader
 from gridstead.cvmfs.client.files import OpenFile
@@ -44,12 +45,14 @@ class Repository:
         downloader = Downloader(configuration.servers, configuration.proxies, configuration.timing)
         external = None
         if configuration.external_servers:
-            external = Downloader(configuration.external_servers, configuration.external_proxies, configuration.timing)
+            external = Downloader(configuration.external_servers, configuration.external_proxies, configuration.external_timing)
         self.store = Store(cache, downloader, external)
-        self.publication = Publication(configuration.fqrn, configuration.keys, self.store, configuration.state, configuration.blacklist)
+        self._blacklist = Blacklist(configuration.blacklist)
+        self.publication = Publication(configuration.fqrn, configuration.keys, self.store, configuration.state, self._blacklist)
         self.schedule = Schedule(configuration.max_ttl)
         self.tree = Tree(self.store)
         self.attributes = Attributes(configuration, self.publication, self.schedule, self.store, self.tree)
+        self._follows = configuration.follow and configuration.snapshot is None
 
     def close(self) -> None:
         """Close the connections and catalogues."""
@@ -65,9 +68,27 @@ class Repository:
             CvmfsError: there is none that can be trusted, or its root catalogue cannot be had.
         """
         manifest = self.publication.mount()
-        self.tree.replace_root(manifest.catalog, manifest.catalog_size)
+        self._show(manifest)
         self.schedule.done(manifest.ttl)
         return manifest
+
+    def check(self) -> Manifest:
+        """Load the revision that the servers have, whatever was seen before.
+
+        Raises:
+            CvmfsError: there is none that can be trusted, or its root catalogue cannot be had.
+        """
+        manifest = self.publication.refresh()
+        self._show(manifest)
+        return manifest
+
+    def _show(self, manifest: Manifest) -> bool:
+        """Show the revision of a manifest, or the one that the configuration says; whether it is another one than before."""
+        snapshot = self.configuration.snapshot
+        catalog, size = snapshot.find(manifest, self.store) if snapshot else (manifest.catalog, manifest.catalog_size)
+        changed = self.tree.replace_root(catalog, size)
+        self._blacklist.check_revision(self.configuration.fqrn, self.tree.revision)
+        return changed
 
     def refresh(self) -> list[str] | None:
         """Look for a new revision, and show it.
@@ -76,13 +97,24 @@ class Repository:
             The names in the root directory under which something may have changed; None when there is no new revision.
 
         Raises:
+            RevokedError: what is shown must not be shown any more.
             CvmfsError: the servers have none that can be trusted; the present one stays.
         """
+        self._blacklist.reload()
+        try:
+            if self._follows:
+                return self._refresh()
+            self.schedule.done(self.publication.current.ttl if self.publication.current else 0)
+            return None
+        finally:
+            self._blacklist.check_revision(self.configuration.fqrn, self.tree.revision)
+
+    def _refresh(self) -> list[str] | None:
         ttl = self.publication.current.ttl if self.publication.current else 0
         try:
             manifest = self.publication.refresh()
             before = self.tree.run(lambda: self.tree.directory(ROOT))
-            changed = self.tree.replace_root(manifest.catalog, manifest.catalog_size)
+            changed = self._show(manifest)
         except CvmfsError:
             self.schedule.failed(ttl)
             raise

@@ -124,6 +124,9 @@ class Tree:
 
     Args:
         store: gives the catalogues.
+
+    Attributes:
+        revision: which revision is shown, by its root catalogue.
     """
 
     def __init__(self, store: Store) -> None:
@@ -136,6 +139,7 @@ class Tree:
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._directories: OrderedDict[int, Directory] = OrderedDict()
         self._root: Slot | None = None
+        self.revision = 0
 
     def now(self, operation: Callable[[], _T]) -> _T:
         """Run an operation of this class.
@@ -180,9 +184,18 @@ class Tree:
             slot = self._slot("", catalog, size, bind=False)
         opened = self._load(slot)
         opened.reader.root()
+        wanted = opened.reader.properties.get("voms_authz", "").strip()
+        if wanted:
+            opened.reader.close()
+            raise CvmfsError(
+                f"only members of {wanted.splitlines()[0]!r} may read the repository, and this client does not ask who somebody is",
+                hint="the official client does, with a helper for credentials",
+            )
+        revision = opened.reader.revision
         with self._lock:
             self._install(slot, opened)
             self._root = slot
+            self.revision = revision
             self._directories.clear()
         return True
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from cloud.settings import Settings
 from gridstead.cluster.command import run
 from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.images import debian_archive
 from gridstead.cluster.progress import Progress
-from gridstead.cluster.providers import debian_archive
 
 #: Bookworm has Zed; what the configuration templates say fits that release.
 RELEASE = "bookworm"

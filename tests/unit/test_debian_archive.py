@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gridstead.cluster.errors import GridsteadError
-from gridstead.cluster.providers import debian_archive
+from gridstead.cluster.images import debian_archive
 
 ONE_LINE = """\
 # deb http://mirror.example/debian bookworm main

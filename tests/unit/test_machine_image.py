@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gridstead.cluster.providers.openstack import disk, guest, machine_image
-from gridstead.cluster.providers.podman import image
+from gridstead.cluster import halves
+from gridstead.cluster.images import disk, guest, kitchen, machine_image
 
 SECTOR = 512
 IDENTITY = uuid.UUID("6991119d-a587-538b-ac6b-1ff83f6b63ca")
@@ -92,14 +92,14 @@ def test_the_same_image_has_the_same_disk(tmp_path: Path) -> None:
 
 
 def test_name_follows_release_halves_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "base_tag", lambda release: f"base:{release}")
-    monkeypatch.setattr(image, "current_halves", lambda: {"base": "1"})
+    monkeypatch.setattr(kitchen, "base_tag", lambda release: f"base:{release}")
+    monkeypatch.setattr(halves, "current", lambda _: {"base": "1"})
     names = [machine_image.name("trixie"), machine_image.name("bookworm")]
     assert machine_image.name("trixie") == names[0]
     assert names[0].startswith("gridstead-node-trixie-")
     for module, attribute, value in (
-        (image, "current_halves", lambda: {"base": "2"}),
-        (image, "base_tag", lambda _: "base:other"),
+        (halves, "current", lambda _: {"base": "2"}),
+        (kitchen, "base_tag", lambda _: "base:other"),
         (guest, "PACKAGES", (*guest.PACKAGES, "hello")),
         (guest, "MASKED", (*guest.MASKED, "hello.service")),
         (guest, "FILES", {**guest.FILES, "etc/motd": "hello\n"}),
@@ -122,7 +122,7 @@ def test_only_the_present_image_stays(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_an_image_that_is_there_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_image, "DATA", tmp_path)
-    monkeypatch.setattr(image, "base_tag", lambda release: f"base:{release}")
+    monkeypatch.setattr(kitchen, "base_tag", lambda release: f"base:{release}")
     assert machine_image.find("trixie") is None
     (tmp_path / "machine").mkdir()
     # A qcow2 header: magic, version, backing file (offset, length), cluster bits, virtual size.
@@ -130,7 +130,7 @@ def test_an_image_that_is_there_is_not_built(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "machine" / f"{machine_image.name('trixie')}.qcow2").write_bytes(header)
     found = machine_image.find("trixie")
     assert found is not None
-    assert (found.name, found.min_disk, found.halves) == (machine_image.name("trixie"), 3, image.current_halves())
+    assert (found.name, found.min_disk, found.halves) == (machine_image.name("trixie"), 3, halves.current(machine_image.VARIABLES))
 
 
 def test_the_guests_files_are_well_formed() -> None:

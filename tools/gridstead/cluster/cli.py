@@ -14,6 +14,7 @@ import typer
 from gridstead.cluster import doctor as doctors
 from gridstead.cluster import report, software, status, verification
 from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.images import images_for
 from gridstead.cluster.inventory import root_argv, ssh_argv
 from gridstead.cluster.paths import ROOT
 from gridstead.cluster.progress import Progress, error_console, result_console
@@ -293,7 +294,10 @@ def image_build(
 ) -> None:
     """Build the node image from packages, with the install halves of the roles in it."""
     with _opened(site, quiet=quiet, verbose=verbose) as opened:
-        name = opened.provider.build_image(opened.progress, rebuild=force)
+        images = images_for(opened.spec, opened.provider)
+        opened.provider.preflight([], spare=images.space())
+        opened.provider.prepare(opened.progress)
+        name = images.ensure(opened.progress, rebuild=force)
     if not quiet:
         typer.echo(name)
 
@@ -302,7 +306,7 @@ def image_build(
 def image_remove(site: SiteOption = "local") -> None:
     """Remove every image the kit built that no node uses."""
     with _opened(site, quiet=True) as opened:
-        opened.provider.remove_images()
+        images_for(opened.spec, opened.provider).remove()
 
 
 def _moved_behind(argv: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from gridstead.cluster import halves
 from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.base import NodeAccess
@@ -65,6 +66,7 @@ def host_variables(spec: Cluster, paths: SitePaths, node: str, access: NodeAcces
             if volume.name in access.volumes
         ],
         **access.variables,
+        "gridstead_baked": halves.baked(access.halves, access.variables),
     }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import inventory, playbook, seal, secrets, spec_file
+from gridstead.cluster import inventory, playbook, reach, seal, secrets, spec_file
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.images import images_for
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.plan import Action, Plan
 from gridstead.cluster.progress import Progress
@@ -154,8 +153,11 @@ class Site:
             plan, observed = self.plan(replace)
             # What is only started again was checked when it was made, and needs no image.
             made = [step.resource for step in plan.steps if step.resource is not None and step.action is not Action.START]
-            self.provider.preflight(made)
-        self.provider.prepare(made, self.progress)
+            images = images_for(self.spec, self.provider) if any(one.key.kind is Kind.NODE for one in made) else None
+            self.provider.preflight(made, spare=images.space() if images else 0)
+        self.provider.prepare(self.progress)
+        if images:
+            self.provider.image = images.ensure(self.progress)
         if leaving := plan.of(Action.DELETE, Kind.NODE):
             self.provider.grant_access(observed)
             if before_leaving:
@@ -196,20 +198,8 @@ class Site:
 
     def _answers(self, node: str, access: NodeAccess, limit: float) -> bool:
         """Whether ssh opens and Python runs, tried until the limit (seconds)."""
-        deadline = time.monotonic() + limit
-        argv = [*inventory.ssh_argv(self.paths, access), "/usr/bin/python3", "-c", "''"]
         with self.progress.step("wait for", node, silent=True):
-            while time.monotonic() < deadline:
-                # Opening the port is cheap and fast to fail; ssh itself is tried once that works.
-                if access.ssh_options or _port_opens(access.host, access.port):
-                    left = max(1.0, deadline - time.monotonic())
-                    try:
-                        if not subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=left, check=False).returncode:
-                            return True
-                    except subprocess.TimeoutExpired:
-                        break
-                time.sleep(0.1)
-        return False
+            return reach.answers(self.paths, access, limit)
 
     def _drain(self, leaving: Sequence[str], observed: Observed) -> None:
         """Let Slurm empty the nodes that leave."""
@@ -332,11 +322,3 @@ class Site:
     def first_node_with(self, service: str) -> str | None:
         """The first declared node that offers a service."""
         return next((node for node in self.spec.node_names() if service in self.spec.services_of(node)), None)
-
-
-def _port_opens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True

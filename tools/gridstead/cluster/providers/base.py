@@ -27,6 +27,7 @@ class NodeAccess:
         variables: the provider's own inventory variables (``gridstead_container``, ``gridstead_share``, …).
         volumes: volume name to the device in the node, under /dev/disk/by-id.
         ssh_options: more options for ssh, such as a jump host.
+        halves: the install halves the node was made with, by role: of what it was booted from, not of this checkout.
     """
 
     address: str
@@ -37,6 +38,7 @@ class NodeAccess:
     variables: Mapping[str, Any] = field(default_factory=dict)
     volumes: Mapping[str, str] = field(default_factory=dict)
     ssh_options: tuple[str, ...] = ()
+    halves: Mapping[str, str] = field(default_factory=dict)
 
 
 class Provider(ABC):
@@ -46,13 +48,16 @@ class Provider(ABC):
     parallel: int = 8
     #: Seconds in which a node that was just started must answer.
     boot_limit: float = 180.0
+    #: What new nodes boot from, as this cloud knows it. Whoever has nodes made says it first (see ``gridstead.cluster.images``).
+    image: str = ""
 
     @abstractmethod
-    def preflight(self, resources: Sequence[Resource]) -> None:
+    def preflight(self, resources: Sequence[Resource], *, spare: int = 0) -> None:
         """Check, before anything is made, that what is missing can be made.
 
         Args:
             resources: the resources that the plan creates or replaces.
+            spare: bytes of this machine's disk that are wanted besides.
 
         Raises:
             PreflightError: naming every shortfall.
@@ -71,10 +76,6 @@ class Provider(ABC):
         """
 
     @abstractmethod
-    def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
-        """Make ready what all nodes share and no cluster owns: the node image, host set-up."""
-
-    @abstractmethod
     def ensure(self, resource: Resource) -> None:
         """Make a resource be there, as declared and running; returns when the provider agrees.
 
@@ -84,14 +85,6 @@ class Provider(ABC):
     @abstractmethod
     def delete(self, key: Key) -> None:
         """Make a resource be gone; returns when the provider agrees. Gone already is well."""
-
-    @abstractmethod
-    def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
-        """Build the node image; returns its name."""
-
-    @abstractmethod
-    def remove_images(self) -> None:
-        """Remove the images the kit built that no node uses."""
 
     @abstractmethod
     def stop(self, node: str) -> None:
@@ -111,6 +104,9 @@ class Provider(ABC):
 
         Containers do; a cloud gives a server its key once, with its creation: a server made with another key stays shut.
         """
+
+    def prepare(self, progress: Progress) -> None:  # noqa: B027 - most clouds are ready
+        """Make this machine ready to make nodes. Called before the first change, after the checks."""
 
     def settle(self) -> None:  # noqa: B027 - most clouds end what they were told by themselves
         """Wait for what an earlier run, killed since, has left under way on this machine. Called before a change looks at what is there.

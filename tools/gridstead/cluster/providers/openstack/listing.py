@@ -176,6 +176,7 @@ class Sight:
                 "cpus": flavor.get("vcpus"),
                 "memory": flavor.get("ram"),
                 "state": server.status,
+                "halves": marks.halves_of_server(server.metadata),
                 "volumes": [one["id"] for one in server.attached_volumes or []],
             }
             group = Key(Kind.SERVER_GROUP, Node.parse(mark.key.name).kind)

@@ -8,11 +8,17 @@ names say it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from gridstead.cluster import halves
 from gridstead.cluster.resources import Key, Kind, Resource
 
 _DESCRIPTION = re.compile(r"^gridstead:(?P<cluster>[^:]+):(?P<kind>[^:]+):(?P<name>[^:]+):(?P<digest>[^:]*)$")
+#: An image's property that names the install halves in it; and the beginning of those of a server's metadata that do, one a role:
+#: a value has no room for all (255 characters).
+HALVES = "gridstead_halves"
+_HALF = "gridstead.half."
 
 
 class Mark(NamedTuple):
@@ -51,3 +57,18 @@ def of_metadata(kind: Kind, data: dict[str, Any] | None) -> Mark | None:
     if not data or "gridstead.cluster" not in data or "gridstead.name" not in data:
         return None
     return Mark(data["gridstead.cluster"], Key(kind, data["gridstead.name"]), data.get("gridstead.digest", ""))
+
+
+def halves_of(properties: Mapping[str, Any] | None) -> dict[str, str]:
+    """The install halves that an image's properties name, by role."""
+    return halves.of_text(str((properties or {}).get(HALVES, "")))
+
+
+def server_halves(found: Mapping[str, str]) -> dict[str, str]:
+    """The metadata by which a server says which install halves it was made with."""
+    return {f"{_HALF}{role}": half for role, half in found.items()}
+
+
+def halves_of_server(data: Mapping[str, Any] | None) -> dict[str, str]:
+    """The install halves that a server's metadata names, by role. A server made before they were noted names none."""
+    return {key.removeprefix(_HALF): str(half) for key, half in (data or {}).items() if key.startswith(_HALF)}

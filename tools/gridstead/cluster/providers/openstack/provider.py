@@ -16,18 +16,15 @@ from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.inventory import ssh_argv
 from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
-from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess, Provider
 from gridstead.cluster.providers.openstack import access, marks, preflight
 from gridstead.cluster.providers.openstack.cloud import Cloud
-from gridstead.cluster.providers.openstack.images import Images
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
 from gridstead.cluster.providers.openstack.network import Networking
 from gridstead.cluster.providers.openstack.servers import Recipe, Servers
 from gridstead.cluster.providers.openstack.turns import Turn, calls_of
 from gridstead.cluster.providers.openstack.volumes import Volumes, gibibytes
-from gridstead.cluster.providers.podman.image import current_halves
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import Cluster, NodeKind, parse_size
 
@@ -60,7 +57,6 @@ class OpenStackProvider(Provider):
         self.spec, self.paths = spec, paths
         self.cloud = cloud or Cloud(spec.openstack, paths.spec)
         self.catalogue = preflight.Catalogue(self.cloud, spec)
-        self.images = Images(self.cloud, spec.image)
         self.networking = Networking(self.cloud, spec.name)
         self.volumes = Volumes(self.cloud, spec.name)
         self.servers = Servers(self.cloud, spec.name, spec.domain, self._fault)
@@ -205,8 +201,9 @@ class OpenStackProvider(Provider):
 
     # -- checks before anything is made ----------------------------------------------------------------------------
 
-    def preflight(self, resources: Sequence[Resource]) -> None:
-        """Everything by name, and quota for all that is to be made."""
+    def preflight(self, resources: Sequence[Resource], *, spare: int = 0) -> None:
+        """Everything by name, and quota for all that is to be made; of this machine's disk no node takes anything."""
+        del spare
         if any(resource.key.kind is Kind.NODE for resource in resources):
             self.catalogue.read(["flavors", "zones"])
         for resource in resources:
@@ -221,26 +218,12 @@ class OpenStackProvider(Provider):
         missing = [resource for resource in resources if self._found(resource.key) is None]
         preflight.check(self.cloud, self.spec, self.catalogue, resources, missing)
 
-    def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
-        """The node image, when a node is to be made."""
-        if any(resource.key.kind is Kind.NODE for resource in resources):
-            self._image = self.images.ensure(progress)
-
     @functools.cached_property
     def _image(self) -> Any:
-        found = self.images.find()
-        if found is None:
-            raise GridsteadError("the node image is not in the cloud", hint="`tools/cluster image build` builds and uploads it")
-        return found
-
-    def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
-        """See :meth:`Provider.build_image`."""
-        return str(self.images.ensure(progress, rebuild=rebuild).name)
-
-    def remove_images(self) -> None:
-        """See :meth:`Provider.remove_images`."""
-        servers = self.cloud(lambda: list(self.cloud.services.compute.servers(details=True)), what="list servers")
-        self.images.remove_all({str((server.image or {}).get("id")) for server in servers})
+        """What new servers boot from; looked for when the first is made, and never for those that are there."""
+        if not self.image:
+            raise GridsteadError("nobody has said what image to boot from")
+        return preflight.image(self.cloud, self.image)
 
     # -- making and taking away ------------------------------------------------------------------------------------
 
@@ -302,7 +285,8 @@ class OpenStackProvider(Provider):
 
         def recipe() -> Recipe:
             group = self._id(Key(Kind.SERVER_GROUP, kind_name)) if kind.anti_affinity else None
-            return Recipe(self._image.id, self.catalogue.flavor(kind.flavor).id, group)
+            found = self._image
+            return Recipe(found.id, self.catalogue.flavor(kind.flavor).id, group, marks.halves_of(found.properties))
 
         server = self.servers.ensure(resource, found, recipe, self._id(Key(Kind.PORT, node)))
         self._remember(resource, server.id, state=server.status)
@@ -375,12 +359,9 @@ class OpenStackProvider(Provider):
         outside = {name: str(found.data["address"]) for name, found in observed.of(Kind.ADDRESS).items() if name in servers}
         user = self.spec.image.user
         entry = next((outside[name] for name in self.spec.node_names() if name in outside), None)
-        current = current_halves()
-        halves = Images.halves(self.images.find()) if servers else {}
-        baked = sorted(role for role, digest in halves.items() if current.get(role) == digest)
         result = {}
         for node, found in servers.items():
-            variables: dict[str, Any] = {"gridstead_container": False, "gridstead_share": "nfs", "gridstead_baked": baked}
+            variables: dict[str, Any] = {"gridstead_container": False, "gridstead_share": "nfs"}
             if found.data.get("cpus"):
                 memory = int(found.data["memory"])
                 # What Slurm is told must be there: the guest sees less than the flavor says.
@@ -394,6 +375,7 @@ class OpenStackProvider(Provider):
                 variables=variables,
                 volumes=self._devices(node, observed),
                 ssh_options=access.jump(self.paths, user, entry) if entry and node not in outside else (),
+                halves=found.data.get("halves", {}),
             )
         return result
 

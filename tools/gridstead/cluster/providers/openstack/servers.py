@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import textwrap
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,11 +49,13 @@ class Recipe:
         image: the image's id.
         flavor: the flavor's id.
         group: the server group's id.
+        halves: the install halves in the image, by role.
     """
 
     image: str
     flavor: str
     group: str | None = None
+    halves: Mapping[str, str] = field(default_factory=dict)
 
 
 class Servers:
@@ -135,7 +137,7 @@ class Servers:
             "flavor_id": recipe.flavor,
             "networks": [{"port": port}],
             "key_name": marks.name(self.cluster),
-            "metadata": marks.metadata(self.cluster, resource),
+            "metadata": {**marks.metadata(self.cluster, resource), **marks.server_halves(recipe.halves)},
             "tags": ["gridstead", marks.name(self.cluster)],
             "user_data": base64.b64encode(data.encode()).decode(),
             "config_drive": properties["config_drive"],

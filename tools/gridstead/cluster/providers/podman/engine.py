@@ -28,6 +28,8 @@ DATA = Path(os.environ.get("GRIDSTEAD_DATA", DEFAULT_DATA))
 #: What lives only as long as the machine is up.
 RUNTIME = Path(os.environ.get("GRIDSTEAD_RUNTIME", "/run/gridstead"))
 
+#: The label of an image that names the install halves in it.
+HALVES = "gridstead.halves"
 #: Where podman keeps its address leases and its DNS server's files; no setting moves it (containers/common 0.50, netavark).
 _LEASES = Path("/run/containers/networks")
 #: What podman says when an address is taken, with the holder.
@@ -75,6 +77,7 @@ class Podman:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self._labels: dict[str, dict[str, str]] = {}
         #: Where podman runs: with leases of its own and, as systemd in a container needs it, with /sys/fs/cgroup as one
         #: pure cgroup2 tree also where the machine mounts v1 controllers there.
         self.namespace = RUNTIME / "ns" / "mnt"
@@ -223,6 +226,12 @@ class Podman:
                 return False
             raise
         return True
+
+    def labels(self, image: str) -> dict[str, str]:
+        """What an image says of itself."""
+        if image not in self._labels:
+            self._labels[image] = self.json("image", "inspect", "--format", "{{json .Labels}}", image) or {}
+        return self._labels[image]
 
     def start(self, container: str) -> None:
         """Start a container; idempotent.

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import secrets
+from gridstead.cluster import halves, secrets
 from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
 from gridstead.cluster.host import Host
@@ -21,8 +21,7 @@ from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess, Provider
-from gridstead.cluster.providers.podman import image
-from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, Podman
+from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, HALVES, Podman
 from gridstead.cluster.providers.podman.volumes import Volumes
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import Cluster
@@ -57,17 +56,15 @@ class PodmanProvider(Provider):
         spec: the cluster.
         paths: where its secrets are.
         host: this machine.
-        node_image: the image to boot from; by default the baked node image, built when it is missing.
     """
 
     parallel = 4
 
-    def __init__(self, spec: Cluster, paths: SitePaths, *, host: Host | None = None, node_image: str | None = None) -> None:
+    def __init__(self, spec: Cluster, paths: SitePaths, *, host: Host | None = None) -> None:
         self.spec, self.paths = spec, paths
         self.host = host or Host()
         self.podman = Podman(self.host)
         self.volumes = Volumes(self.podman, spec.name)
-        self.node_image = node_image
         self.base = DATA / "clusters" / spec.name
         self.network = f"gridstead-{spec.name}{_data_mark()}"
 
@@ -145,6 +142,11 @@ class PodmanProvider(Provider):
         """``nfs`` where the kernel can mount NFS, else ``directory``: the host's directory is bound into the nodes."""
         return "nfs" if self.host.nfs_client else "directory"
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What every node is to its roles."""
+        return {"gridstead_container": True, "gridstead_share": self.share_mode}
+
     def _volume(self, name: str, size: int) -> Resource:
         return Resource(Key(Kind.VOLUME, name), {"bytes": size})
 
@@ -203,7 +205,7 @@ class PodmanProvider(Provider):
 
     # -- checks before anything is made ----------------------------------------------------------------------------
 
-    def preflight(self, resources: Sequence[Resource]) -> None:
+    def preflight(self, resources: Sequence[Resource], *, spare: int = 0) -> None:
         """Root, loop devices, disk space, ports."""
         problems = []
         if not self.host.is_root:
@@ -212,12 +214,12 @@ class PodmanProvider(Provider):
             problems.append("no /dev/loop-control: this kernel has no loop devices, so volumes cannot be made")
         if problems:
             raise PreflightError("\n".join(problems))
-        self._check_disk(resources)
+        self._check_disk(resources, spare)
         for resource in resources:
             for port in resource.properties.get("publish", ()) if resource.key.kind is Kind.NODE else ():
                 self._check_port(str(port), resource.key.name)
 
-    def _check_disk(self, resources: Sequence[Resource]) -> None:
+    def _check_disk(self, resources: Sequence[Resource], spare: int) -> None:
         present = self.volumes.sizes()
         wanted = {r.key.name: int(r.properties["bytes"]) for r in resources if r.key.kind is Kind.VOLUME}
         for name, size in wanted.items():
@@ -230,8 +232,7 @@ class PodmanProvider(Provider):
         existing = next(path for path in (DATA, *DATA.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         # The files are sparse, but a volume that turns out not to have its space loses data: ask for it all.
-        needed = sum(size - present.get(name, 0) for name, size in wanted.items())
-        needed += 0 if self.node_image or image.present(self.podman, self.spec.image.release) else image.BYTES_TO_BUILD
+        needed = spare + sum(size - present.get(name, 0) for name, size in wanted.items())
         if needed > free:
             raise PreflightError(
                 f"{existing}: {needed // 2**20} MiB are needed for volumes and image, {free // 2**20} MiB are free",
@@ -252,23 +253,10 @@ class PodmanProvider(Provider):
                     hint=f"free the port (`ss -ltnp 'sport = :{host_port}'` shows who has it) or declare another one",
                 ) from None
 
-    def prepare(self, resources: Sequence[Resource], progress: Progress) -> None:
-        """Programs; podman's own directories and namespace; the node image, when a node is to be made."""
+    def prepare(self, progress: Progress) -> None:
+        """Programs; podman's own directories and namespace."""
         self.host.ensure_packages(progress)
         self.podman.set_up()
-        if self.node_image is None and any(resource.key.kind is Kind.NODE for resource in resources):
-            self.node_image = image.ensure(self.podman, self.spec.image.release, progress)
-
-    def build_image(self, progress: Progress, *, rebuild: bool = False) -> str:
-        """See :meth:`Provider.build_image`."""
-        self.preflight([])
-        self.prepare([], progress)
-        return image.ensure(self.podman, self.spec.image.release, progress, rebuild=rebuild)
-
-    def remove_images(self) -> None:
-        """See :meth:`Provider.remove_images`."""
-        self.podman.set_up()
-        image.remove(self.podman)
 
     # -- making and taking away ------------------------------------------------------------------------------------
 
@@ -303,24 +291,24 @@ class PodmanProvider(Provider):
             try:
                 self._create_node(resource)
             except CommandError as error:
-                hint = f"if the image {self.node_image} itself is broken, `tools/cluster image build --force` makes it anew"
+                hint = f"if the image {self.image} itself is broken, `tools/cluster image build --force` makes it anew"
                 raise GridsteadError(str(error), hint=hint) from None
         self.podman.start(self._container(node))
 
     def _create_node(self, resource: Resource) -> None:
         node, properties = resource.key.name, resource.properties
-        if self.node_image is None:
-            raise GridsteadError(f"{resource.key}: prepare() was not called, so there is no image to boot from")
-        reference = self.node_image
+        if not self.image:
+            raise GridsteadError(f"{resource.key}: nobody has said what image to boot from")
         seed = self._write_seed(node)
         disk = self.volumes.device_directory(node)
         disk.mkdir(mode=0o755, parents=True, exist_ok=True)
         address = str(properties["address"])
+        baked = halves.of_text(self.podman.labels(self.image).get(HALVES, ""))
         arguments = [
             *("--name", self._container(node), "--hostname", node),
             *("--label", f"{TAG}={self.spec.name}", "--label", f"gridstead.node={node}"),
             *("--label", f"gridstead.digest={resource.digest}", "--label", f"gridstead.address={address}"),
-            *("--label", f"gridstead.baked={json.dumps(image.baked(self.podman, reference))}"),
+            *("--label", f"gridstead.baked={json.dumps(baked)}"),
             *("--label", f"gridstead.uses={json.dumps(self._nfs_servers_of(node))}"),
             # The hardware address follows from the address: a node made anew is reached at once, where its neighbours
             # would ask for half a minute after the old one's.
@@ -337,7 +325,7 @@ class PodmanProvider(Provider):
             arguments += ["--volume", f"{self.volumes.share(path)}:{path}:{propagation}"]
         for port in properties["publish"]:
             arguments += ["--publish", str(port)]
-        self.podman("create", *arguments, reference, "/sbin/init")
+        self.podman("create", *arguments, self.image, "/sbin/init")
 
     def _seed(self, node: str) -> Path:
         return self.base / "nodes" / node / "seed"
@@ -423,16 +411,15 @@ class PodmanProvider(Provider):
     def nodes(self, observed: Observed) -> dict[str, NodeAccess]:
         """See :meth:`Provider.nodes`."""
         attachments = observed.of(Kind.ATTACHMENT)
-        current = image.current_halves()
         result = {}
         for node, found in observed.of(Kind.NODE).items():
             address = str(found.data["address"])
-            baked = sorted(role for role, digest in found.data["baked"].items() if current.get(role) == digest)
             result[node] = NodeAccess(
                 address,
                 address,
                 running=found.status is Status.OK,
-                variables={"gridstead_container": True, "gridstead_share": self.share_mode, "gridstead_baked": baked},
+                variables=self.variables,
+                halves=found.data["baked"],
                 volumes={
                     volume.removeprefix(f"{node}-"): f"/dev/disk/by-id/{self.volumes.device_name(volume)}"
                     for volume, attachment in attachments.items()

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from gridstead.cluster import halves
 from gridstead.cluster.errors import GridsteadError, PreflightError
 from gridstead.cluster.host import Host
+from gridstead.cluster.images import kitchen, machine_image
+from gridstead.cluster.images.base import Images
 from gridstead.cluster.progress import Progress
-from gridstead.cluster.providers.openstack import machine_image, preflight
+from gridstead.cluster.providers.openstack import preflight
 from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.marks import HALVES
 from gridstead.cluster.providers.podman.engine import Podman
 from gridstead.cluster.spec import Image
 
 #: What the machine image wants of its virtual hardware (glance, useful image properties). Nothing of the config drive, which is
 #: a CD-ROM where the machine type has them: libvirt knows none on virtio, and refuses such a server.
 _HARDWARE = {"hw_disk_bus": "virtio", "hw_vif_model": "virtio", "hw_rng_model": "virtio", "os_distro": "debian"}
-#: The property that names the install halves in an image: ``role=digest`` pairs.
-HALVES = "gridstead_halves"
 #: Uploads take as long as the line does.
 _UPLOAD_PATIENCE = 3
 
 
-class Images:
-    """The images a cluster's nodes boot from.
+class GlanceImages(Images):
+    """The image that servers of one cluster boot from.
 
     Args:
         cloud: the connection.
@@ -32,22 +34,24 @@ class Images:
     def __init__(self, cloud: Cloud, declared: Image) -> None:
         self.cloud, self.declared = cloud, declared
 
-    def find(self) -> Any:
-        """The image to boot from, or None when it is the kit's own and not uploaded yet."""
-        if self.declared.name:
-            return preflight.image(self.cloud, self.declared.name)
-        return self._uploaded(machine_image.name(self.declared.release))
+    def space(self) -> int:
+        """See :meth:`Images.space`."""
+        if self.declared.name or self._uploaded(machine_image.name(self.declared.release)):
+            return 0
+        return 0 if machine_image.find(self.declared.release) else kitchen.BYTES_TO_BUILD
 
     def _uploaded(self, name: str) -> Any:
         # An upload that was killed stays "queued" or "saving" for ever.
         listed = self.cloud(lambda: list(self.cloud.services.image.images(name=name)), what=f"look for image {name}")
         return next((one for one in listed if one.status == "active"), None)
 
-    def ensure(self, progress: Progress, *, rebuild: bool = False) -> Any:
-        """The image to boot from, built and uploaded where it is missing."""
-        found = self.find()
-        if found is not None and (self.declared.name or not rebuild):
-            return found
+    def ensure(self, progress: Progress, *, rebuild: bool = False) -> str:
+        """See :meth:`Images.ensure`. One that the declaration names is only looked for."""
+        if self.declared.name:
+            return str(preflight.image(self.cloud, self.declared.name).id)
+        found = None if rebuild else self._uploaded(machine_image.name(self.declared.release))
+        if found is not None:
+            return str(found.id)
         host = Host()
         if not host.is_root:
             raise PreflightError(
@@ -60,11 +64,11 @@ class Images:
         built = machine_image.ensure(podman, self.declared.release, progress, rebuild=rebuild)
         with progress.step("upload", built.name):
             self._remove(built.name)
-            return self._upload(built)
+            return str(self._upload(built).id)
 
     def _upload(self, built: machine_image.MachineImage) -> Any:
         images = self.cloud.services.image
-        properties = {**_HARDWARE, HALVES: " ".join(f"{role}={digest}" for role, digest in sorted(built.halves.items()))}
+        properties = {**_HARDWARE, HALVES: halves.to_text(built.halves)}
         image = self.cloud.make(
             lambda: None,
             lambda: images.create_image(
@@ -97,16 +101,12 @@ class Images:
         for one in self.cloud(lambda: list(images.images(name=name)), what="list images"):
             self.cloud.gone(images.delete_image, one.id, what=f"image {name}")
 
-    def remove_all(self, used: set[str]) -> None:
-        """Remove the images the kit uploaded that no server boots from, and the files they came from."""
+    def remove(self) -> None:
+        """See :meth:`Images.remove`; the files they came from go too."""
+        servers = self.cloud(lambda: list(self.cloud.services.compute.servers(details=True)), what="list servers")
+        used = {str((server.image or {}).get("id")) for server in servers}
         images = self.cloud.services.image
         for one in self.cloud(lambda: list(images.images(owner=self.cloud.project)), what="list images"):
             if one.name.startswith("gridstead-node-") and one.id not in used:
                 self.cloud.gone(images.delete_image, one.id, what=f"image {one.name}")
         machine_image.remove()
-
-    @staticmethod
-    def halves(image: Any) -> dict[str, str]:
-        """The roles whose install half an image holds, each with the half's digest."""
-        pairs = str((image.properties or {}).get(HALVES, "") if image is not None else "").split()
-        return {role: digest for role, _, digest in (pair.partition("=") for pair in pairs)}

@@ -6,29 +6,24 @@ needed either: mkfs.ext4 fills the file system from a directory, and the partiti
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from gridstead.cluster import halves
 from gridstead.cluster.command import run
-from gridstead.cluster.paths import ROOT
+from gridstead.cluster.images import disk, guest, kitchen
 from gridstead.cluster.progress import Progress
-from gridstead.cluster.providers.openstack import disk, guest
-from gridstead.cluster.providers.podman import image
 from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
-
-#: Disk space to ask for before a build, bytes: base image, package cache, raw disk and compressed disk.
-BYTES_TO_BUILD = 5 * 2**30
 
 _GIB = 2**30
 #: Free space of the root file system before it grows into the machine's disk, bytes.
 _FREE = 512 * 2**20
-#: The roles' install halves make what a machine needs, in a container that is one only while they run.
-_VARIABLES = {"gridstead_container": False, "gridstead_share": "nfs"}
+#: What the machines are to their roles: the install halves run in a container that is one only while they do.
+VARIABLES: Mapping[str, Any] = {"gridstead_container": False, "gridstead_share": "nfs"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +54,8 @@ def name(release: str) -> str:
         guest.INSTALL,
         guest.FINISH,
         _FREE,
-        _VARIABLES,
     ]
-    bake = (ROOT / "playbooks" / "bake.yml").read_text()
-    content = json.dumps([image.base_tag(release), image.current_halves(), bake, settings], sort_keys=True)
-    return f"gridstead-node-{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    return f"gridstead-node-{release}-{kitchen.recipe(release, VARIABLES, settings)}"
 
 
 def _directory() -> Path:
@@ -73,7 +65,7 @@ def _directory() -> Path:
 def find(release: str) -> MachineImage | None:
     """The image of this checkout, or None where it is not built."""
     path = _directory() / f"{name(release)}.qcow2"
-    return MachineImage(path.stem, path, image.current_halves(), -(-_virtual_size(path) // _GIB)) if path.exists() else None
+    return MachineImage(path.stem, path, halves.current(VARIABLES), -(-_virtual_size(path) // _GIB)) if path.exists() else None
 
 
 def _virtual_size(path: Path) -> int:
@@ -95,11 +87,13 @@ def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = 
     Raises:
         GridsteadError: the build failed; an image that was there is still there.
     """
+    # Looked for first: whoever finds it does not wait for one who builds another.
+    if not rebuild and (found := find(release)):
+        return found
     with host_lock("image"):
         if not rebuild and (found := find(release)):
             return found
         _build(podman, release, progress, rebuild=rebuild)
-        image.prune(podman, keep=image.tags(release))
         built = find(release)
     assert built is not None  # noqa: S101 - for mypy; _build just put it there
     return built
@@ -121,8 +115,8 @@ def _build(podman: Podman, release: str, progress: Progress, *, rebuild: bool) -
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     root_id = str(uuid.uuid5(uuid.NAMESPACE_DNS, target.stem))
     with (
-        tempfile.TemporaryDirectory(prefix="gridstead-machine-", dir=image.scratch_directory()) as directory,
-        image.kitchen(podman, release, progress, rebuild=rebuild, variables=_VARIABLES) as container,
+        tempfile.TemporaryDirectory(prefix="gridstead-machine-", dir=kitchen.scratch_directory()) as directory,
+        kitchen.kitchen(podman, release, progress, VARIABLES, rebuild=rebuild) as container,
     ):
         scratch = Path(directory)
         with progress.step("install kernel and cloud-init", release):

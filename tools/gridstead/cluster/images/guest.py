@@ -21,7 +21,7 @@ GENERATORS_OFF = (
 #: Modules that units ask for at boot and these machines have no use for by then; the kernel still loads them when a program asks.
 #: Each costs a program, an xz decompression, and for loop eight devices to announce.
 MASKED = ("modprobe@drm.service", "modprobe@dm_mod.service", "modprobe@loop.service")
-#: Masked for containers (providers/podman/image.py) and needed here.
+#: Masked for containers (kitchen.py) and needed here.
 UNMASKED = (
     *("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-logind.service", "systemd-modules-load.service"),
     *("getty.target", "dev-hugepages.mount"),

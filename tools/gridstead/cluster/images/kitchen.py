@@ -1,8 +1,7 @@
-"""The node image: Debian from packages, then the install halves of the roles baked in by Ansible."""
+"""Where images are made: Debian from packages, and the install halves of the roles baked into it by Ansible."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
@@ -12,14 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster.command import CommandError, run
+from gridstead.cluster import halves, inventory, playbook, secrets
+from gridstead.cluster.command import run
+from gridstead.cluster.errors import GridsteadError, PreflightError
+from gridstead.cluster.images import debian_archive
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.progress import Progress
-from gridstead.cluster.providers import debian_archive
-from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
+from gridstead.cluster.providers.podman.engine import DATA, Podman
+from gridstead.cluster.providers.podman.provider import PodmanProvider
+from gridstead.cluster.reach import answers
+from gridstead.cluster.resources import Key, Kind
+from gridstead.cluster.spec import Cluster
 
-#: Disk space to ask for before a build, bytes: rootfs archive, base layer, baked layer and package cache.
+#: Disk space to ask for before a build, bytes: rootfs archive, base layer, baked layer (or disk, raw and compressed) and package cache.
 BYTES_TO_BUILD = 5 * 2**30
+#: The cluster that is up while an image is baked. No cluster.yml can have this name: its pattern knows no underscore.
+BUILDER = "image_builder"
+_NODE = "image001"
+#: Seconds in which a booted base image must answer.
+_BOOT_LIMIT = 180.0
 
 _PACKAGES = (
     # What a node is before any role: an init, a way in, and Python for Ansible.
@@ -55,26 +65,6 @@ enable dbus.socket
 enable remote-fs.target
 disable *
 """
-_BAKE = """\
-name: bake
-provider: podman
-image: {{release: {release}}}
-nodes:
-  image:
-    count: 1
-"""
-
-
-@functools.cache
-def current_halves() -> dict[str, str]:
-    """Each role's install half in this checkout, by a digest of all that it consists of."""
-    halves = {}
-    for role in sorted((ROOT / "roles").iterdir()) if (ROOT / "roles").is_dir() else []:
-        files = [role / "tasks" / "install.yml", *sorted((role / "vars").glob("*.yml")), *sorted((role / "files").rglob("*"))]
-        if files[0].exists():
-            content = b"\0".join(path.read_bytes() for path in files if path.is_file())
-            halves[role.name] = hashlib.sha256(content).hexdigest()[:12]
-    return halves
 
 
 def base_tag(release: str) -> str:
@@ -83,59 +73,17 @@ def base_tag(release: str) -> str:
     return f"localhost/gridstead/base:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def _node_tag(release: str) -> str:
-    bake = (ROOT / "playbooks" / "bake.yml").read_text()
-    content = json.dumps([base_tag(release), current_halves(), bake], sort_keys=True)
-    return f"localhost/gridstead/node:{release}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-
-
-def tags(release: str) -> set[str]:
-    """The names of the images of this checkout, built or not."""
-    return {base_tag(release), _node_tag(release)}
-
-
-def present(podman: Podman, release: str) -> bool:
-    """Whether the node image of this checkout is built."""
-    return podman.is_set_up and podman.exists("image", _node_tag(release))
-
-
-@functools.cache
-def baked(podman: Podman, reference: str) -> dict[str, str]:
-    """The roles whose install half an image holds, each with the half's digest."""
-    labels = json.loads(podman("image", "inspect", "--format", "{{json .Labels}}", reference)) or {}
-    pairs = (pair.partition("=") for pair in labels.get("gridstead.halves", "").split())
-    return {role: digest for role, _, digest in pairs}
-
-
-def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = False) -> str:
-    """The node image of this checkout, built when it is not there.
+def recipe(release: str, variables: Mapping[str, Any], *more: Any) -> str:
+    """A digest of all that an image is baked from, for its name.
 
     Args:
-        podman: where it is kept.
         release: Debian's code name.
-        progress: told what runs.
-        rebuild: build it even when it is there.
-
-    Returns:
-        Its name.
-
-    Raises:
-        GridsteadError: the build failed; an image that was there is still there.
+        variables: what the install halves are told.
+        more: what else goes into the image, as plain data.
     """
-    tag = _node_tag(release)
-    with host_lock("image"):
-        if not rebuild and podman.exists("image", tag):
-            return tag
-        with (
-            kitchen(podman, release, progress, rebuild=rebuild) as container,
-            progress.step("commit image", tag.rpartition("/")[2]),
-        ):
-            podman("stop", container, timeout=60)
-            halves = " ".join(f"{role}={digest}" for role, digest in current_halves().items())
-            change = ["--change", 'CMD ["/sbin/init"]', "--change", f'LABEL gridstead.halves="{halves}"']
-            podman("commit", "--quiet", *change, container, tag, timeout=600)
-        prune(podman, keep=tags(release))
-    return tag
+    bake = (ROOT / "playbooks" / "bake.yml").read_text()
+    content = json.dumps([base_tag(release), halves.current(variables), bake, *more], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _build_base(podman: Podman, release: str, tag: str) -> None:
@@ -187,56 +135,77 @@ def _copy_if_there(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
 
 
+def check_space() -> None:
+    """Ask for the room a build takes.
+
+    Raises:
+        PreflightError: there is less.
+    """
+    place = next(path for path in (DATA, *DATA.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < BYTES_TO_BUILD:
+        raise PreflightError(
+            f"{place}: {BYTES_TO_BUILD // 2**20} MiB are needed to build the node image, {free // 2**20} MiB are free",
+            hint="make room, or set GRIDSTEAD_DATA to a directory on a larger disk",
+        )
+
+
 @contextmanager
-def kitchen(
-    podman: Podman, release: str, progress: Progress, *, rebuild: bool = False, variables: Mapping[str, Any] | None = None
-) -> Iterator[str]:
+def kitchen(podman: Podman, release: str, progress: Progress, variables: Mapping[str, Any], *, rebuild: bool = False) -> Iterator[str]:
     """A booted base image in which playbooks/bake.yml has run, over ssh as on any node. Taken away at the end.
 
     Args:
         podman: where it runs; the caller holds the host's lock ``image``.
         release: Debian's code name.
         progress: told what runs.
+        variables: what the install halves are told: what the node will be, whatever it is while it is baked.
         rebuild: build the base image even when it is there.
-        variables: what the install halves are told besides, such as that the node is no container.
 
     Yields:
         The container's name.
     """
-    # Imported here: a site's life builds images, and building an image is a small site's life.
-    from gridstead.cluster import site as sites
-    from gridstead.cluster.providers.podman.provider import PodmanProvider
-
+    check_space()
     base = base_tag(release)
     if rebuild or not podman.exists("image", base):
         with progress.step("build base image", release):
             _build_base(podman, release, base)
-    directory = DATA / "bake"
+    directory = DATA / "image-builder"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spec_file = directory / "cluster.yml"
-    spec_file.write_text(_BAKE.format(release=release))
-    site = sites.Site.open(spec_file, progress)
-    site.provider = PodmanProvider(site.spec, SitePaths(spec_file, "bake"), host=podman.host, node_image=base)
-    site.down(volumes=True, final=False)
+    # No cluster.yml: this cluster is nobody's, and is there as long as this takes.
+    paths = SitePaths(directory / "hosts.json", BUILDER)
+    declared = Cluster.model_validate({"name": "image", "nodes": {"image": {"count": 1}}}).model_copy(update={"name": BUILDER})
+    provider = PodmanProvider(declared, paths, host=podman.host)
+    provider.image = base
+    secrets.ensure(paths)
+    _clear(provider)
     try:
-        site.provision()
-        site.play(["bake.yml"], what="bake image", variables={"bake_roles": sorted(current_halves()), **(variables or {})})
-        yield "bake-image001"
+        with progress.step("boot", base.rpartition("/")[2]):
+            _boot(provider)
+        play = {"bake_roles": sorted(halves.current(variables)), **variables}
+        playbook.play(["bake.yml"], paths, progress, what="bake image", variables=play)
+        yield f"{BUILDER}-{_NODE}"
     finally:
-        site.down(volumes=True, final=False)
+        _clear(provider)
 
 
-def prune(podman: Podman, keep: set[str]) -> None:
-    """Remove the images of earlier checkouts that no node uses."""
-    for listed in podman.json("images", "--format", "json"):
-        for name in listed.get("Names") or []:
-            if name.startswith("localhost/gridstead/") and name not in keep:
-                try:
-                    podman("rmi", name)
-                except CommandError:
-                    continue  # a node still runs from it
+def _boot(provider: PodmanProvider) -> None:
+    """Make the one node, wait until it answers, and write the inventory for Ansible."""
+    for resource in provider.desired(provider.observe()):
+        provider.ensure(resource)
+    observed = provider.observe()
+    provider.grant_access(observed)
+    access = provider.nodes(observed)[_NODE]
+    if not answers(provider.paths, access, _BOOT_LIMIT):
+        raise GridsteadError(f"the base image does not boot: no answer after {_BOOT_LIMIT:.0f} s\n{provider.console(_NODE, 10)}")
+    variables = inventory.host_variables(provider.spec, provider.paths, _NODE, access)
+    provider.paths.spec.write_text(json.dumps({"all": {"hosts": {_NODE: variables}}}))
 
 
-def remove(podman: Podman) -> None:
-    """Remove every image the kit built."""
-    prune(podman, keep=set())
+def _clear(provider: PodmanProvider) -> None:
+    """Take away what there is of the builder's cluster, also what a killed build left."""
+    provider.settle()
+    observed = provider.observe()
+    for kind in (Kind.NODE, Kind.SHARE, Kind.NETWORK):
+        for name in observed.of(kind):
+            provider.delete(Key(kind, name))
+    provider.finish(last=False)

@@ -114,6 +114,16 @@ _bootstrap_pip() {
         "$GRIDSTEAD_VENV/bin/python" -m pip -qq "$@" >&2
 }
 
+# Says whether what is at GRIDSTEAD_VENV may be removed: there is nothing, or it was made here. The mark is the first thing
+# that is put there, so that what a killed run left has it too.
+_bootstrap_ours() {
+    local marks
+    [[ -L $GRIDSTEAD_VENV || -e $GRIDSTEAD_VENV ]] || return 0
+    [[ -d $GRIDSTEAD_VENV ]] || return 1
+    marks=$(compgen -G "$GRIDSTEAD_VENV/.gridstead*") && [[ -n $marks ]] && return 0
+    [[ -z $(ls -A "$GRIDSTEAD_VENV") ]]
+}
+
 # Runs with the lock held. The stamps go before the first change and come after the last one, so that a run killed
 # anywhere in here leaves no stamp, and the next one starts from nothing.
 _bootstrap_build() {
@@ -125,8 +135,12 @@ _bootstrap_build() {
         rm -f "$GRIDSTEAD_VENV"/.gridstead-*
         _bootstrap_say "adding what the tests need to $place"
     else
+        _bootstrap_ours || _bootstrap_die "$GRIDSTEAD_VENV is there and was not made by Gridstead, which would empty it:" \
+            "move it away, or set GRIDSTEAD_VENV to a directory that is not there yet"
         _bootstrap_find_python
         rm -rf "$GRIDSTEAD_VENV"
+        mkdir -p "$GRIDSTEAD_VENV"
+        : >"$GRIDSTEAD_VENV/.gridstead"
         _bootstrap_say "making $place with $("$_bootstrap_python" --version): $(grep -c '==' "$lock") packages, a minute or so"
         "$_bootstrap_python" -m venv "$GRIDSTEAD_VENV" || _bootstrap_die "cannot make $place (message above)"
     fi

@@ -123,6 +123,46 @@ def test_a_failed_build_ends_the_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "gridstead: no network\n")
 
 
+@pytest.mark.parametrize("what", ["a virtual environment", "a home", "a file", "a link"])
+def test_what_was_not_made_here_is_never_emptied(tmp_path: Path, what: str) -> None:
+    """GRIDSTEAD_VENV may be set to anything: to somebody's own environment, or, by mistake, to the directory of all of them."""
+    venv = tmp_path / "venv"
+    place = tmp_path / "elsewhere" if what == "a link" else venv
+    if what == "a file":
+        venv.write_text("data")
+    else:
+        place.mkdir()
+        (place / ("pyvenv.cfg" if what == "a virtual environment" else "precious")).write_text("data")
+    if what == "a link":
+        venv.symlink_to(place)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    fakes = "_bootstrap_find_python() { _bootstrap_python=/bin/false; }"
+    done = bash(f"{fakes}\nbootstrap_venv run", GRIDSTEAD_VENV=str(venv))
+    assert done.returncode == 1
+    assert f"{venv} is there and was not made by Gridstead" in done.stderr
+    assert "set GRIDSTEAD_VENV to a directory that is not there yet" in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.name != "venv.lock") == before
+
+
+@pytest.mark.parametrize("state", ["not there", "empty", "killed half-way", "of other requirements"])
+def test_what_was_made_here_is_made_anew(tmp_path: Path, state: str) -> None:
+    venv = tmp_path / "venv"
+    # An interpreter that makes no environment: what matters is what is there when it is called.
+    fakes = "_bootstrap_find_python() { _bootstrap_python=makes_nothing; }\nmakes_nothing() { [[ $1 == --version ]] || ls -A $3; return 1; }"
+    if state != "not there":
+        venv.mkdir()
+    if state == "killed half-way":
+        killed = bash(f"{fakes}\nbootstrap_venv run", GRIDSTEAD_VENV=str(venv))
+        assert killed.returncode == 1
+    if state in ("killed half-way", "of other requirements"):
+        (venv / "lib").mkdir()
+    if state == "of other requirements":
+        (venv / ".gridstead-run").write_text("older")
+    done = bash(f"{fakes}\nbootstrap_venv run", GRIDSTEAD_VENV=str(venv))
+    assert done.stdout == ".gridstead\n"
+    assert "cannot make" in done.stderr
+
+
 def test_a_wrong_python_is_named(tmp_path: Path) -> None:
     done = bash("bootstrap_venv run", GRIDSTEAD_VENV=str(tmp_path / "venv"), GRIDSTEAD_PYTHON="/bin/false")
     assert done.returncode == 1

@@ -19,15 +19,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gridstead.cluster.command import CommandError, run
-from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.host import Host
 
-DEFAULT_DATA = Path("/var/lib/gridstead/podman")
+# Both are resolved: the kernel knows loop devices' files and mounts by their real paths, and they are found by those.
+DEFAULT_DATA = Path("/var/lib/gridstead/podman").resolve()
 #: Images, containers, networks, volume files. Survives a reboot.
-DATA = Path(os.environ.get("GRIDSTEAD_DATA", DEFAULT_DATA))
+DATA = Path(os.environ.get("GRIDSTEAD_DATA", DEFAULT_DATA)).resolve()
 #: What lives only as long as the machine is up.
-RUNTIME = Path(os.environ.get("GRIDSTEAD_RUNTIME", "/run/gridstead"))
+RUNTIME = Path(os.environ.get("GRIDSTEAD_RUNTIME", "/run/gridstead")).resolve()
+#: The file that says that a runtime directory is the kit's, and of which boot; and all else that the kit makes there.
+_MARKER = "boot_id"
+_MADE = ("ns", "networks", "libpod", "storage", "containers.conf", "image.lock")
+_LOCK = "engine"
 
+#: The label that everything of a cluster carries.
+TAG = "gridstead.cluster"
 #: The label of an image that names the install halves in it.
 HALVES = "gridstead.halves"
 #: Where podman keeps its address leases and its DNS server's files; no setting moves it (containers/common 0.50, netavark).
@@ -82,15 +89,38 @@ class Podman:
         #: pure cgroup2 tree also where the machine mounts v1 controllers there.
         self.namespace = RUNTIME / "ns" / "mnt"
 
+    @staticmethod
+    def _check_runtime() -> None:
+        """Take no directory of somebody else's for the runtime directory: what is in it is removed.
+
+        Raises:
+            InputError: this one is.
+        """
+        if (RUNTIME / _MARKER).exists() or not RUNTIME.exists():
+            return
+        if not RUNTIME.is_dir() or any(path.name != f"{_LOCK}.lock" for path in RUNTIME.iterdir()):
+            raise InputError(
+                f"{RUNTIME} is not Gridstead's: it is there already and holds something else",
+                hint="set GRIDSTEAD_RUNTIME to a directory that is not there yet, or is empty, such as /run/gridstead",
+            )
+
     def _forget_earlier_boot(self) -> None:
         # Where /run is no tmpfs, what an earlier boot left there would look alive.
-        marker = RUNTIME / "boot_id"
+        marker = RUNTIME / _MARKER
         if marker.exists() and marker.read_text() == self.host.boot_id:
             return
-        if RUNTIME.exists() and not is_mounted(self.namespace.parent):
-            shutil.rmtree(RUNTIME, ignore_errors=True)
-        RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not is_mounted(self.namespace.parent):
+            self._clear_runtime()
         marker.write_text(self.host.boot_id)
+
+    @staticmethod
+    def _clear_runtime() -> None:
+        """Remove what the kit made in its runtime directory, and nothing else; the marker and the lock of who does it stay."""
+        for path in (RUNTIME / name for name in _MADE):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def hold(self) -> int:
         """From now on until :meth:`release` or this process's end, no other process of the kit takes podman's set-up away.
@@ -107,8 +137,9 @@ class Podman:
     def set_up(self) -> None:
         """Make directories, configuration and the mount namespace. Idempotent; needs root."""
         self.hold()
-        self._forget_earlier_boot()
-        with host_lock("engine"):
+        self._check_runtime()
+        with host_lock(_LOCK):
+            self._forget_earlier_boot()
             for directory in (DATA, DATA / "networks", DATA / "clusters", RUNTIME / "libpod"):
                 directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             text = _CONTAINERS_CONF.format(
@@ -136,7 +167,9 @@ class Podman:
         mounts = f"mount --bind {shlex.quote(str(leases))} {_LEASES}"
         if self.host.cgroup != "v2":
             mounts += " && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-        run(["unshare", f"--mount={self.namespace}", "--propagation", "private", "sh", "-c", mounts])
+        # A slave: what the machine unmounts goes here too, so that nothing is held that the machine believes free; what is mounted
+        # here does not show there.
+        run(["unshare", f"--mount={self.namespace}", "--propagation", "slave", "sh", "-c", mounts])
 
     @property
     def is_set_up(self) -> bool:
@@ -159,7 +192,11 @@ class Podman:
         for path in (self.namespace, self.namespace.parent):
             while is_mounted(path):
                 run(["umount", str(path)])
-        shutil.rmtree(RUNTIME, ignore_errors=True)
+        self._clear_runtime()
+        for path in (RUNTIME / _MARKER, RUNTIME / f"{_LOCK}.lock"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files are there too
+            RUNTIME.rmdir()
         self.release()
 
     @staticmethod
@@ -175,14 +212,19 @@ class Podman:
         # podman killed half-way through a start leaves a half-made node: it may always end what it does.
         return run([*prefix, *argv], timeout=timeout, stdin=stdin, outlive=True)
 
-    def settle(self, cluster: str, *, seconds: float = 60.0) -> None:
+    def settle(self, cluster: str, network: str, *, seconds: float = 60.0) -> None:
         """Wait for podman processes that still work for a cluster, left by a run that was killed.
+
+        Args:
+            cluster: its name.
+            network: its network's.
+            seconds: how long.
 
         Raises:
             GridsteadError: one does not end.
         """
         deadline = time.monotonic() + seconds
-        while left := self._at_work(cluster):
+        while left := self._at_work(cluster, network):
             if time.monotonic() > deadline:
                 raise GridsteadError(
                     f"podman (process {left[0]}) has been at work for cluster {cluster} for over {seconds:.0f} s",
@@ -190,14 +232,17 @@ class Podman:
                 )
             time.sleep(0.1)
 
-    def _at_work(self, cluster: str) -> list[int]:
+    @staticmethod
+    def _at_work(cluster: str, network: str) -> list[int]:
         found = []
         storage = str(DATA / "storage")
+        # Containers are named after cluster and node; a node's name has no dash, so that "one" is not taken for "one-more".
+        about = re.compile(rf"{re.escape(cluster)}-[a-z][a-z0-9]*|{re.escape(network)}|(?:label=)?{TAG}={re.escape(cluster)}")
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it ended meanwhile
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 ours = words[0].endswith("podman") and storage in words
-                if ours and any(word.startswith((f"{cluster}-", f"gridstead-{cluster}")) for word in words):
+                if ours and any(about.fullmatch(word) for word in words):
                     found.append(int(entry.name))
         return found
 
@@ -240,6 +285,9 @@ class Podman:
         container's end nor the network's does it then (seen with 4.3). All addresses of the kit are fixed by the kit, so a
         lease whose holder is no more tells nothing: the leases are forgotten and the start tried again.
         """
+        if self("container", "inspect", "--format", "{{.State.Status}}", container).strip() == "paused":
+            self("unpause", container)
+            return
         try:
             self("start", container)
         except CommandError as error:

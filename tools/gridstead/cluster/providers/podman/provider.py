@@ -21,13 +21,11 @@ from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess, Provider
-from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, HALVES, Podman
+from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, HALVES, TAG, Podman
 from gridstead.cluster.providers.podman.volumes import Volumes
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import Cluster
 
-#: The label that everything of a cluster carries.
-TAG = "gridstead.cluster"
 #: Where a node sees its seed: host key and authorized_keys, written by the host (what cloud-init is elsewhere).
 SEED = "/var/lib/gridstead/seed"
 
@@ -37,7 +35,7 @@ DEATH_LIMIT = 420.0
 #: What podman says when it does not within its own few seconds.
 _LIVES_ON = "did not die within timeout"
 
-_RUNNING, _STOPPED = {"running"}, {"created", "configured", "exited", "stopped", "initialized"}
+_RUNNING, _STOPPED = {"running"}, {"created", "configured", "exited", "stopped", "initialized", "paused"}
 
 
 def _data_mark() -> str:
@@ -67,6 +65,7 @@ class PodmanProvider(Provider):
         self.volumes = Volumes(self.podman, spec.name)
         self.base = DATA / "clusters" / spec.name
         self.network = f"gridstead-{spec.name}{_data_mark()}"
+        self._made_with: str | None = None
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -88,6 +87,7 @@ class PodmanProvider(Provider):
                 self._add(found, self._found_network(network))
             for container in self._containers():
                 self._add(found, self._found_node(container, attachments))
+        self._made_with = next((str(node.data["share"]) for node in found.of(Kind.NODE).values()), None)
         for path in self.volumes.shares():
             ready = self.podman.is_set_up and self.volumes.shares_propagate()
             # A volume that its node has mounted there shows in the share itself.
@@ -126,21 +126,31 @@ class PodmanProvider(Provider):
             digest=labels["gridstead.digest"],
             id=container["Id"][:12],
             detail="" if status is Status.OK else f"container is {state}",
-            data={"address": labels["gridstead.address"], "image": container["Image"], "baked": json.loads(labels["gridstead.baked"])},
             needs=(
                 Key(Kind.NETWORK, self.network),
                 *(attachment.key for attachment in attachments if attachment.data["node"] == node),
                 *(Key(Kind.SHARE, path) for path in container.get("Mounts") or ()),
                 *(Key(Kind.NODE, server) for server in json.loads(labels.get("gridstead.uses", "[]"))),
             ),
+            data={
+                "address": labels["gridstead.address"],
+                "image": container["Image"],
+                "baked": json.loads(labels["gridstead.baked"]),
+                # Before it was noted, it could be told from the directories of the shares, which are there for one of the two alone.
+                "share": labels.get("gridstead.share") or ("directory" if self.volumes.shares() else "nfs"),
+            },
         )
 
     # -- what should be there --------------------------------------------------------------------------------------
 
     @property
     def share_mode(self) -> str:
-        """``nfs`` where the kernel can mount NFS, else ``directory``: the host's directory is bound into the nodes."""
-        return "nfs" if self.host.nfs_client else "directory"
+        """``nfs`` where the kernel can mount NFS, else ``directory``: the host's directory is bound into the nodes.
+
+        Asked of the kernel for a cluster's first node. What its nodes were made with stays: another kernel is no reason to
+        make them all anew.
+        """
+        return self._made_with or ("nfs" if self.host.nfs_client else "directory")
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -231,11 +241,13 @@ class PodmanProvider(Provider):
                 )
         existing = next(path for path in (DATA, *DATA.parents) if path.exists())
         free = shutil.disk_usage(existing).free
-        # The files are sparse, but a volume that turns out not to have its space loses data: ask for it all.
-        needed = spare + sum(size - present.get(name, 0) for name, size in wanted.items())
+        # The files are sparse, but a volume that turns out not to have its space loses data: ask for it all, and for what the
+        # volumes that are there, of any cluster, may still want.
+        more = sum(size - present.get(name, 0) for name, size in wanted.items())
+        needed = spare + (more + self.volumes.promised() if more else 0)
         if needed > free:
             raise PreflightError(
-                f"{existing}: {needed // 2**20} MiB are needed for volumes and image, {free // 2**20} MiB are free",
+                f"{existing}: {needed // 2**20} MiB are needed for volumes (those that are there may still fill up) and image, {free // 2**20} MiB are free",
                 hint="make room, declare smaller volumes, or set GRIDSTEAD_DATA to a directory on a larger disk",
             )
 
@@ -309,6 +321,7 @@ class PodmanProvider(Provider):
             *("--label", f"{TAG}={self.spec.name}", "--label", f"gridstead.node={node}"),
             *("--label", f"gridstead.digest={resource.digest}", "--label", f"gridstead.address={address}"),
             *("--label", f"gridstead.baked={json.dumps(baked)}"),
+            *("--label", f"gridstead.share={self.share_mode}"),
             *("--label", f"gridstead.uses={json.dumps(self._nfs_servers_of(node))}"),
             # The hardware address follows from the address: a node made anew is reached at once, where its neighbours
             # would ask for half a minute after the old one's.
@@ -387,7 +400,7 @@ class PodmanProvider(Provider):
 
     def settle(self) -> None:
         """See :meth:`Provider.settle`."""
-        self.podman.settle(self.spec.name)
+        self.podman.settle(self.spec.name, self.network)
 
     def stop(self, node: str) -> None:
         """Shut a node down as its init wants it."""

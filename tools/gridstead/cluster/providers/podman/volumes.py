@@ -50,6 +50,16 @@ class Volumes:
                 found[path.stem] = path.stat().st_size
         return found
 
+    @staticmethod
+    def promised() -> int:
+        """Bytes of disk that the volumes of all clusters may still ask for: their files are sparse."""
+        outstanding = 0
+        for path in (DATA / "clusters").glob("*/volumes/*.img"):
+            with contextlib.suppress(FileNotFoundError):  # as above
+                found = path.stat()
+                outstanding += max(0, found.st_size - found.st_blocks * 512)
+        return outstanding
+
     def loops(self) -> dict[str, str]:
         """The loop device behind each volume that has one."""
         answer = run(["losetup", "--json", "--list", "--output", "NAME,BACK-FILE"])
@@ -94,7 +104,7 @@ class Volumes:
 
     def attach(self, node: str, volume: str) -> None:
         """Give a volume a loop device and put it into the node's /dev/disk/by-id."""
-        loop = self.loops().get(volume) or run(["losetup", "--find", "--show", str(self.file(volume))]).strip()
+        loop = self.loops().get(volume) or run(["losetup", "--find", "--nooverlap", "--show", str(self.file(volume))]).strip()
         directory = self.device_directory(node) / "by-id"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         entry = directory / self.device_name(volume)

@@ -148,7 +148,9 @@ def test_what_was_not_made_here_is_never_emptied(tmp_path: Path, what: str) -> N
 def test_what_was_made_here_is_made_anew(tmp_path: Path, state: str) -> None:
     venv = tmp_path / "venv"
     # An interpreter that makes no environment: what matters is what is there when it is called.
-    fakes = "_bootstrap_find_python() { _bootstrap_python=makes_nothing; }\nmakes_nothing() { [[ $1 == --version ]] || ls -A $3; return 1; }"
+    fakes = (
+        "_bootstrap_find_python() { _bootstrap_python=makes_nothing; }\nmakes_nothing() { [[ $1 == --version ]] || ls -A $3; return 1; }"
+    )
     if state != "not there":
         venv.mkdir()
     if state == "killed half-way":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def test_seal_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(node_state, "SEAL", tmp_path / "seal.json")
     monkeypatch.setattr(node_state, "units", dict)
     monkeypatch.setattr(node_state, "mounts", dict)
+    monkeypatch.setattr(node_state, "RECORDS", tmp_path / "services")
 
     def check(digest: str) -> list[str]:
         node_state.main("check", digest)
@@ -78,3 +80,32 @@ def test_seal_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert check("d1") == [f"file {tree / 'conf'} was changed"]
     node_state.SEAL.write_text(json.dumps({"digest": "d1"})[:-3])
     assert check("d1") == ["never configured to its end"]
+
+
+def test_a_node_whose_service_runs_on_old_settings_is_not_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was killed between a file and the restart, or a role that forgot it."""
+    for name in ("units", "mounts", "files"):
+        monkeypatch.setattr(node_state, name, dict)
+    monkeypatch.setattr(node_state, "SEAL", tmp_path / "seal.json")
+    records = tmp_path / "services"
+    records.mkdir()
+    monkeypatch.setattr(node_state, "RECORDS", records)
+    settings = tmp_path / "some.conf"
+    settings.write_text("new")
+
+    record = records / "some.service"
+    record.write_text(f"0c4f\n{hashlib.sha256(b'old').hexdigest()}  {settings}\n")
+    node_state.main("seal", "d1")
+    node_state.main("check", "d1")
+    assert capsys.readouterr().out == "never configured to its end\n"
+
+    record.write_text(f"0c4f\n{hashlib.sha256(b'new').hexdigest()}  {settings}\n")
+    node_state.main("seal", "d1")
+    node_state.main("check", "d1")
+    assert capsys.readouterr().out == ""
+
+    settings.unlink()
+    node_state.main("check", "d1")
+    assert capsys.readouterr().out == f"service some.service runs with another {settings}\n"

@@ -3,12 +3,14 @@
 ``seal DIGEST`` remembers the present state as the one that was configured from inputs with that digest. ``check DIGEST``
 prints one line for each way in which the node differs from it now, and nothing where all is as it was left. Covered is
 what roles configure: files below /etc and /usr/local, the package database, enabled units and whether they run, mounts,
-owners and modes of the directories of the shares. Standard library only; the controller sends this file's text over ssh.
+owners and modes of the directories of the shares. A node with a service that runs on other settings than those on disk is
+not sealed, and differs. Standard library only; the controller sends this file's text over ssh.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -17,6 +19,8 @@ import sys
 from pathlib import Path
 
 SEAL = Path("/var/lib/gridstead/seal.json")
+#: What running services started with, noted by systemd (Ansible module gridstead_service): the invocation, then a line a file as of sha256sum.
+RECORDS = Path("/run/gridstead/services")
 TREES = ("/etc", "/usr/local")
 #: Written by the container engine, by the system or by package tools at times of their own.
 NOT_OURS = {"/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/etc/mtab", "/etc/ld.so.cache", "/etc/.updated"}
@@ -72,6 +76,23 @@ def directories(shares: list[str]) -> dict[str, str]:
     return seen
 
 
+def outdated() -> list[str]:
+    """Services that started with other files than those on disk, in words."""
+    found = []
+    for record in sorted(RECORDS.glob("[!.]*")):
+        noted = ""
+        with contextlib.suppress(FileNotFoundError):  # the service stops just now, and its record goes
+            noted = record.read_text()
+        for line in noted.splitlines()[1:]:
+            digest, _, path = line.partition("  ")
+            now = ""
+            with contextlib.suppress(OSError):
+                now = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            if now != digest:
+                found.append(f"service {record.name} runs with another {path}")
+    return found
+
+
 def state(shares: list[str]) -> dict[str, dict[str, str]]:
     """All of it."""
     return {"file": files(), "unit": units(), "mount": mounts(), "directory": directories(shares)}
@@ -98,7 +119,10 @@ def differences(then: dict[str, dict[str, str]], now: dict[str, dict[str, str]])
 def main(action: str, digest: str, *shares: str) -> None:
     """Seal or check; see above."""
     now = state(list(shares))
+    old = outdated()
     if action == "seal":
+        if old:
+            return
         SEAL.parent.mkdir(parents=True, exist_ok=True)
         scratch = SEAL.with_suffix(".new")
         scratch.write_text(json.dumps({"digest": digest, "state": now}))
@@ -112,7 +136,7 @@ def main(action: str, digest: str, *shares: str) -> None:
         return
     if sealed["digest"] != digest:
         print(DECLARATION)
-    for line in differences(sealed["state"], now):
+    for line in differences(sealed["state"], now) + old:
         print(line)
 
 

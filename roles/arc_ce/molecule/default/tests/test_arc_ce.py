@@ -5,6 +5,8 @@ import time
 import pytest
 from testinfra.host import Host
 
+from role_support import instances, run_role, started_anew
+
 testinfra_hosts = ["ansible://arc_ce"]
 
 SUBMIT = "arcsub -C file://localhost -T internal -Q NONE --no-delegation"
@@ -52,6 +54,26 @@ def test_service(host: Host, unit: str, user: str, config: str) -> None:
     assert host.check_output(f"ps -o user= -p {pid}") == user
     assert host.service(f"{unit}-wake.path").is_running
     assert host.file(option(host, config, "controldir")).user == user
+
+
+def test_logs_are_rotated_and_written_on(host: Host) -> None:
+    assert host.service("logrotate.timer").is_enabled
+    host.check_output("logrotate --force /etc/logrotate.d/arc-ce")
+    assert host.file("/var/log/arc-ce/arex.log.1").size > 0
+    hello(host, "grid", "/etc/arc.conf", option(host, "/etc/arc.conf", "controldir"))
+    written = host.file("/var/log/arc-ce/arex.log")
+    assert written.size > 0
+    assert b"\0" not in written.content, "it was cut while the A-REX wrote on where it had been"
+
+
+def test_a_run_that_ends_between_the_configuration_and_the_restart_is_made_good_by_the_next(host: Host) -> None:
+    changed = {"arc_ce_site": "another-name"}
+    before = instances(host, "arc-ce", "arc-ce-alice")
+    run_role(host, "arc_ce", changed, cut_off=True)
+    run_role(host, "arc_ce", changed)
+    assert started_anew(before, instances(host, "arc-ce", "arc-ce-alice")) == {"arc-ce"}
+    assert "admindomain_name=another-name" in host.check_output("cat /etc/arc.conf")
+    assert "changed=0 " in run_role(host, "arc_ce", changed)
 
 
 @pytest.mark.parametrize(("user", "config"), [words[1:] for words in UNITS])

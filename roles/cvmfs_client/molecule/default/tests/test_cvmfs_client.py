@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from role_support import instances, run_role, started_anew
+from support import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from testinfra.host import Host
 
@@ -258,3 +263,44 @@ def test_a_busy_mount_can_be_restarted(host: Host, user: str) -> None:
         assert host.run(f"ls {MOUNT}").rc == 0
     finally:
         host.run(f"systemctl stop busy-{user}")
+
+
+#: As in converge.yml: these stand in default.local, which all clients read.
+SETTINGS = {"cvmfs_client_environment": {"GRID_ARCH": "aarch64 with a space"}, "cvmfs_client_settings": {"CVMFS_TIMEOUT_DIRECT": 3}}
+
+
+def test_only_the_client_whose_settings_changed_is_restarted(host: Host, server: Host) -> None:
+    """A repository comes, and later its own settings change: programs that run from the other one notice nothing of it."""
+    new = "other.grid.test"
+    server.check_output(f"test -e /etc/cvmfs/keys/{new}.pub || gridstead-cvmfs create {new}")
+    repositories = [{"name": FQRN}, {"name": new}]
+    before = instances(host, UNIT)
+    try:
+        run_role(host, "cvmfs_client", {**SETTINGS, "cvmfs_client_repositories": repositories})
+        assert host.mount_point(f"/cvmfs/{new}").exists
+        assert not started_anew(before, instances(host, UNIT))
+        both = instances(host, UNIT, f"gridstead-cvmfs@{new}.service")
+        repositories = [{"name": FQRN}, {"name": new, "settings": {"CVMFS_MAX_TTL": 7}}]
+        run_role(host, "cvmfs_client", {**SETTINGS, "cvmfs_client_repositories": repositories}, cut_off=True)
+        assert not started_anew(both, instances(host, *both))
+        run_role(host, "cvmfs_client", {**SETTINGS, "cvmfs_client_repositories": repositories})
+        assert started_anew(both, instances(host, *both)) == {f"gridstead-cvmfs@{new}.service"}
+    finally:
+        run_role(host, "cvmfs_client", SETTINGS)
+    assert not host.mount_point(f"/cvmfs/{new}").exists
+
+
+def test_new_code_restarts_the_client_whoever_brought_it(host: Host, tmp_path: Path) -> None:
+    """On a host that is a stratum 0 too, its role has brought the code when the client's role comes."""
+    source = tmp_path / "gridstead"
+    shutil.copytree(ROOT / "tools" / "gridstead", source)
+    with (source / "cvmfs" / "__init__.py").open("a") as file:
+        file.write("# another digest\n")
+    code = {"gridstead_package_source": str(source)}
+    before = instances(host, UNIT)
+    try:
+        run_role(host, "gridstead_package", code)
+        run_role(host, "cvmfs_client", {**SETTINGS, **code})
+        assert started_anew(before, instances(host, UNIT)) == {UNIT}
+    finally:
+        run_role(host, "cvmfs_client", SETTINGS)

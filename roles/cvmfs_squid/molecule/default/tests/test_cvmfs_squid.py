@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
+from role_support import instances, run_role, started_anew
+
 testinfra_hosts = ["ansible://cvmfs_squid"]
 
 FQRN = "sw.grid.test"
@@ -100,3 +102,25 @@ def test_a_client_reads_through_it_and_goes_on_without_it(host: Host) -> None:
         assert attribute("user.proxy") == "DIRECT"
     finally:
         host.check_output("systemctl start squid")
+
+
+def test_a_new_node_is_let_in_and_the_cache_is_not_restarted(host: Host) -> None:
+    """Also when the run that wrote its address ended before Squid read it."""
+    path = f"/cvmfs/{FQRN}/.cvmfspublished"
+    clients = {"cvmfs_squid_clients": [address(other(host, name)) for name in ("compute001", "stranger001")]}
+    before = instances(host, "squid")
+    try:
+        run_role(host, "cvmfs_squid", clients, cut_off=True)
+        assert ask(host, path, by="stranger001")[0] == 403
+        run_role(host, "cvmfs_squid", clients)
+        assert ask(host, path, by="stranger001")[0] == 200
+        assert not started_anew(before, instances(host, "squid"))
+    finally:
+        run_role(host, "cvmfs_squid", {"cvmfs_squid_clients": clients["cvmfs_squid_clients"][:1]})
+    assert ask(host, path, by="stranger001")[0] == 403
+
+
+def test_its_directory_is_its_own(host: Host) -> None:
+    """A volume is root's at first."""
+    directory = host.file("/var/spool/squid")
+    assert (directory.user, directory.group, directory.mode) == ("proxy", "proxy", 0o750)

@@ -59,6 +59,22 @@ def test_converges_again_without_a_change(host: Host, tmp_path: Path) -> None:
     assert "changed=0" in result.stdout
 
 
+def test_a_share_that_the_site_has_no_more_is_unmounted(host: Host, tmp_path: Path) -> None:
+    """What it is mounted with does not matter to the test: the entry in fstab is what the role goes by."""
+    options = "nfs4 nfsvers=4.2,noauto 0 0"
+    host.check_output("cp /etc/fstab /root/fstab; mkdir -p /old; mount -t tmpfs old /old")
+    host.check_output(f"echo 'frontend001.grid.test:/old /old {options}\nserver.example.org:/theirs /theirs {options}' >> /etc/fstab")
+    try:
+        assert host.mount_point("/old").exists
+        result = converge(host, tmp_path)
+        assert result.returncode == 0, result.stdout
+        assert not host.mount_point("/old").exists
+        assert "/old" not in host.file("/etc/fstab").content_string
+        assert "server.example.org:/theirs /theirs" in host.file("/etc/fstab").content_string, "others' entries are theirs"
+    finally:
+        host.run("umount /old; cp /root/fstab /etc/fstab")
+
+
 @pytest.fixture(name="marker")
 def _marker(server: Host) -> Iterator[str]:
     content = server.file(MARKER).content_string

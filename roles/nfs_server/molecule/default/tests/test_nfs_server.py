@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from role_support import instances, run_role, started_anew
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -134,6 +136,27 @@ def test_a_node_that_is_no_client_is_turned_away(stranger: Host, client: Host, s
     assert refused.rc != 0
     assert "home" not in refused.stdout
     assert "NFS4ERR" in refused.stderr, "it was the network, not the server, that said no"
+
+
+def test_a_new_client_gets_in_and_the_server_is_not_restarted(host: Host, client: Host, stranger: Host, server: str) -> None:
+    """Also when the run that wrote the exports ended before the server read them. A lease is settled at the start, and asks for a restart."""
+
+    def allowed() -> bool:
+        return bool(stranger.run("timeout 30 nfs-ls %s", url(server, "/grid", 2001)).rc == 0)
+
+    addresses = [str(node.backend.get_variables()["gridstead_address"]) for node in (host, client, stranger)]
+    before = instances(host, SERVICE)
+    try:
+        run_role(host, "nfs_server", {"nfs_server_clients": addresses}, cut_off=True)
+        assert not allowed()
+        run_role(host, "nfs_server", {"nfs_server_clients": addresses})
+        assert allowed(), journal(host)
+        assert not started_anew(before, instances(host, SERVICE))
+        run_role(host, "nfs_server", {"nfs_server_clients": addresses, "nfs_server_lease": 21})
+        assert started_anew(before, instances(host, SERVICE)) == {SERVICE}
+    finally:
+        run_role(host, "nfs_server")
+    assert not allowed()
 
 
 @pytest.fixture(name="unmounted")

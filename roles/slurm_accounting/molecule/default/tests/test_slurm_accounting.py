@@ -36,7 +36,7 @@ def test_database_knows_slurm_by_its_socket(host: Host) -> None:
 def test_associations(host: Host) -> None:
     cluster = host.backend.get_variables()["gridstead_cluster"]
     rows = host.check_output(f"{SACCTMGR} list associations format=cluster,account,user").splitlines()
-    for row in ("grid|", "grid|grid", "users|", "users|alice", "users|bob"):
+    for row in ("grid|", "grid|grid", "users|", "users|alice", "users|bob", "atlas|grid"):
         assert f"{cluster}|{row}" in rows
 
 

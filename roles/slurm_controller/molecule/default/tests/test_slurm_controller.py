@@ -1,9 +1,14 @@
 """slurmctld runs with what the inventory says, and a slurm.conf it could not start with is refused."""
 
+from typing import Any
+
 import pytest
 from testinfra.host import Host
 
+from role_support import instances, run_role, started_anew
+
 testinfra_hosts = ["ansible://slurm_controller"]
+SERVICES = ("munge", "mariadb", "slurmdbd", "slurmctld")
 CHECK = "/usr/local/libexec/gridstead/slurm-check"
 
 
@@ -31,6 +36,13 @@ def test_site_options_win(host: Host) -> None:
     config = host.check_output("scontrol show config")
     assert "MinJobAge               = 120 sec" in config
     assert "ProctrackType           = proctrack/linuxproc" in config
+    assert "SchedulerParameters     = batch_sched_delay=0,sched_interval=7\n" in config, "a list is one word, with commas"
+    assert "KillWait                = 30 sec" in config, "null takes the role's own away, and Slurm's default counts"
+
+
+def test_site_options_leave_what_compute_nodes_need(host: Host) -> None:
+    """Without enable_configless slurmctld gives no slurmd its configuration."""
+    assert "SlurmctldParameters     = enable_configless,idle_on_node_suspend\n" in host.check_output("scontrol show config")
 
 
 def test_waiting_job_is_accounted(host: Host) -> None:
@@ -82,3 +94,26 @@ def test_end_of_a_job_is_announced(host: Host) -> None:
     )
     host.check_output("rm --recursive /run/slurm-job-ended/nobody")
     assert "EpilogSlurmctld[0]      = /usr/local/libexec/gridstead/slurm-job-ended" in host.check_output("scontrol show config")
+
+
+def test_a_run_that_ends_between_slurm_conf_and_the_reconfiguration_is_made_good_by_the_next(host: Host) -> None:
+    """slurm.conf is as it should be then, and slurmctld would never hear of it. It is told, and nobody is restarted."""
+    changed: dict[str, Any] = {"slurm_controller_extra": {"MinJobAge": 130}}
+    before = instances(host, *SERVICES)
+    run_role(host, "slurm_controller", changed, cut_off=True)
+    assert "MinJobAge=130" in host.check_output("cat /etc/slurm/slurm.conf")
+    assert "MinJobAge               = 120 sec" in host.check_output("scontrol show config"), "it was cut off"
+    run_role(host, "slurm_controller", changed)
+    assert "MinJobAge               = 130 sec" in host.check_output("scontrol show config")
+    assert not started_anew(before, instances(host, *SERVICES))
+    assert "changed=0 " in run_role(host, "slurm_controller", changed)
+
+
+def test_only_the_daemon_whose_settings_changed_is_restarted(host: Host) -> None:
+    changed: dict[str, Any] = {"slurm_accounting_extra": {"PurgeJobAfter": "12months"}}
+    before = instances(host, *SERVICES)
+    run_role(host, "slurm_accounting", changed, cut_off=True)
+    assert not started_anew(before, instances(host, *SERVICES))
+    run_role(host, "slurm_accounting", changed)
+    assert started_anew(before, instances(host, *SERVICES)) == {"slurmdbd"}
+    assert "PurgeJobAfter          = 12 months" in host.check_output("sacctmgr show configuration")

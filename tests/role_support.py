@@ -1,0 +1,81 @@
+"""Roles run once more in a scenario's tests, whole or cut off; and which services were started anew by that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from support import ROOT
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+#: In place of the module that restarts services: a run ends there, as one that is killed or fails between a file and the restart.
+_CUT = "#!/usr/bin/python3\nimport json\nprint(json.dumps({'failed': True, 'msg': 'cut off here'}))\n"
+
+
+def run_role(host: Host, role: str, variables: dict[str, Any] | None = None, *, cut_off: bool = False) -> str:
+    """Run a role on a host.
+
+    Args:
+        host: a host of the scenario.
+        role: the role.
+        variables: of the run, over those of the inventory.
+        cut_off: end where the role would have a service use what was written.
+
+    Returns:
+        What Ansible printed. Fails when the role does, or when it was not cut off and should have been.
+    """
+    with tempfile.TemporaryDirectory(prefix="gridstead-role-") as scratch:
+        play = Path(scratch) / "play.yml"
+        play.write_text(json.dumps([{"hosts": host.backend.host, "roles": [role]}]))
+        if cut_off:
+            (Path(scratch) / "gridstead_service.py").write_text(_CUT)
+        done = ansible(host, "ansible-playbook", "--extra-vars", json.dumps(variables or {}), str(play), library=scratch)
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == cut_off, output
+    assert ("cut off here" in output) == cut_off, output
+    return output
+
+
+def run_module(host: Host, module: str, **parameters: Any) -> dict[str, Any]:
+    """Run a module of the kit on a host; returns its result, also of one that failed."""
+    words = ["ansible", host.backend.host, "--one-line", "--module-name", module, "--args", json.dumps(parameters)]
+    output = ansible(host, *words).stdout
+    result: dict[str, Any] = json.loads(output.partition("=> ")[2])
+    return result
+
+
+def ansible(host: Host, *argv: str, library: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program of Ansible with the scenario's inventory and the checkout's roles and modules, those of `library` before them."""
+    return subprocess.run(
+        [*argv, "--inventory", host.backend.ansible_runner.inventory_file],
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+            "ANSIBLE_LIBRARY": ":".join(filter(None, [library, str(ROOT / "tools" / "ansible" / "modules")])),
+        },
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def instances(host: Host, *units: str) -> dict[str, str]:
+    """Which instance of each service runs: systemd's invocation id, another one after every start."""
+    found = {unit: str(host.check_output("systemctl show --property=InvocationID --value %s", unit)) for unit in units}
+    assert all(found.values()), found
+    return found
+
+
+def started_anew(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """The services that another instance of runs now."""
+    return {unit for unit in before if before[unit] != after[unit]}

@@ -117,3 +117,15 @@ def test_only_the_daemon_whose_settings_changed_is_restarted(host: Host) -> None
     run_role(host, "slurm_accounting", changed)
     assert started_anew(before, instances(host, *SERVICES)) == {"slurmdbd"}
     assert "PurgeJobAfter          = 12 months" in host.check_output("sacctmgr show configuration")
+
+
+def test_a_partition_with_a_qos_that_is_not_there_is_refused(host: Host) -> None:
+    """Where QoS are enforced, the real slurmctld would not start again, and the one that checks the file has no accounting."""
+    partitions = {"main": {"Nodes": "ALL", "Default": True, "QOS": "nosuch"}}
+    before = host.file("/etc/slurm/slurm.conf").content
+    says = "name QoS that Slurm's accounting does not have: nosuch. It has normal;"
+    run_role(host, "slurm_controller", {"slurm_controller_partitions": partitions}, fails_with=says)
+    assert host.file("/etc/slurm/slurm.conf").content == before
+    partitions["main"]["QOS"] = "normal"
+    run_role(host, "slurm_controller", {"slurm_controller_partitions": partitions})
+    assert "QoS=normal" in host.check_output("scontrol show partition main")

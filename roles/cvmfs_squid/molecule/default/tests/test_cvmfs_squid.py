@@ -115,6 +115,8 @@ def test_a_new_node_is_let_in_and_the_cache_is_not_restarted(host: Host) -> None
         run_role(host, "cvmfs_squid", clients)
         assert ask(host, path, by="stranger001")[0] == 200
         assert not started_anew(before, instances(host, "squid"))
+        run_role(host, "cvmfs_squid", {**clients, "cvmfs_squid_disk": 900})
+        assert started_anew(before, instances(host, "squid")) == {"squid"}, "its store is settled when it starts"
     finally:
         run_role(host, "cvmfs_squid", {"cvmfs_squid_clients": clients["cvmfs_squid_clients"][:1]})
     assert ask(host, path, by="stranger001")[0] == 403

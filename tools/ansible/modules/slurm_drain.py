@@ -133,8 +133,8 @@ class Drain:
         self.cancel = cancel
         self.actions: list[str] = []
 
-    def known(self, seconds: float = ANSWER) -> dict[str, str]:
-        """The nodes among the wanted ones that Slurm knows, with the reason for which each is drained or down.
+    def known(self, seconds: float = ANSWER) -> dict[str, tuple[str, str]]:
+        """The nodes among the wanted ones that Slurm knows, with the state of each and the reason for which it is drained or down.
 
         Raises:
             NoAnswerError: no answer for so many seconds.
@@ -149,8 +149,8 @@ class Drain:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE)
-        lines = ask("sinfo", "--noheader", "--all", "--Node", "--format=%N|%E").splitlines()
-        return {name: reason for name, _, reason in (line.partition("|") for line in lines) if name in self.wanted}
+        lines = [line.split("|", 2) for line in ask("sinfo", "--noheader", "--all", "--Node", "--format=%N|%T|%E").splitlines()]
+        return {name: (state, reason) for name, state, reason in lines if name in self.wanted}
 
     def empty(self) -> None:
         """Drain the nodes and wait until nothing runs there.
@@ -159,11 +159,14 @@ class Drain:
             NoAnswerError: slurmctld does not answer at all; nothing was done.
             DrainError: something still runs there, or nobody knows.
         """
-        self.nodes = sorted(self.known())
+        known = self.known()
+        self.nodes = sorted(known)
+        # What somebody else drained keeps the reason for that, and stays drained if it does not leave after all.
+        if fresh := sorted(name for name, (state, _) in known.items() if not state.startswith("drain")):
+            self._update("drain", fresh)
+            self.actions.append(f"{', '.join(fresh)}: no new jobs")
         if not self.nodes:
             return
-        self._update("drain")
-        self.actions.append(f"{', '.join(self.nodes)}: no new jobs")
         left = self._wait(self.patience, notify=True)
         if not left:
             return
@@ -179,7 +182,7 @@ class Drain:
             )
         if self._wait(END):
             # A node that does not answer cannot say that a job has ended there.
-            self._update("down")
+            self._update("down", self.nodes)
             self.actions.append(f"{', '.join(self.nodes)}: set down, as jobs do not end there")
             if left := self._wait(END):
                 raise DrainError(f"{', '.join(self.nodes)}: Slurm does not get rid of {', '.join(map(str, left))}")
@@ -190,13 +193,14 @@ class Drain:
         Raises:
             NoAnswerError: slurmctld does not answer.
         """
-        self.nodes = sorted(name for name, reason in self.known().items() if reason == REASON)
+        self.nodes = sorted(name for name, (_, reason) in self.known().items() if reason == REASON)
         if self.nodes:
             ask("scontrol", "update", f"nodename={','.join(self.nodes)}", "state=resume")
             self.actions.append(f"{', '.join(self.nodes)}: takes jobs again")
 
-    def _update(self, state: str) -> None:
-        ask("scontrol", "update", f"nodename={','.join(self.nodes)}", f"state={state}", f"reason={REASON}")
+    @staticmethod
+    def _update(state: str, nodes: list[str]) -> None:
+        ask("scontrol", "update", f"nodename={','.join(nodes)}", f"state={state}", f"reason={REASON}")
 
     def _jobs(self) -> list[Job]:
         return parse_jobs(

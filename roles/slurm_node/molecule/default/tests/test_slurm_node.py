@@ -242,6 +242,7 @@ def test_a_node_that_stays_after_all_takes_jobs_again(host: Host) -> None:
     run_role(host, "slurm_node")
     wait(frontend, f"sinfo --noheader --format=%T --nodes={name(host)} | grep -qx idle")
     frontend.check_output(f"scontrol update nodename={name(host)} state=drain reason='a broken fan'")
+    drain(host)
     run_role(host, "slurm_node")
-    assert frontend.check_output(f"sinfo --noheader --format=%T --nodes={name(host)}") == "drained"
+    assert frontend.check_output(f"sinfo --noheader --format='%T %E' --nodes={name(host)}") == "drained a broken fan"
     frontend.check_output(f"scontrol update nodename={name(host)} state=resume")

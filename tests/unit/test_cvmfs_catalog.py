@@ -30,6 +30,7 @@ from gridstead.cvmfs.entry import (
     Entry,
     Kind,
     NestedRef,
+    Place,
     file_flags,
 )
 from gridstead.cvmfs.errors import CvmfsError, FormatError
@@ -56,7 +57,7 @@ ENTRIES = [
     Entry("/lib/nested", DIRECTORY, 4096, 1, nlink=2, flags=FLAG_DIRECTORY | FLAG_NESTED_MOUNTPOINT),
     Entry("/far", FILE, 9, hash=CONTENT, flags=file_flags() | FLAG_EXTERNAL | FLAG_HIDDEN),
 ]
-NESTED = NestedRef("/lib/nested", Hash.of(b"nested", suffix=CATALOG), 4711)
+NESTED = NestedRef(Place.at("/lib/nested"), Hash.of(b"nested", suffix=CATALOG), 4711)
 
 
 def write(file: Path, entries: list[Entry] | None = None, root_prefix: str = "") -> Path:
@@ -77,7 +78,7 @@ def _catalog(tmp_path: Path) -> Path:
 def everything(file: Path, mountpoint: str = "") -> list[object]:
     """All that can be read from a catalogue, in every way."""
     found: list[object] = []
-    with CatalogReader(file, mountpoint) as reader:
+    with CatalogReader(file, Place.at(mountpoint)) as reader:
         found += [reader.statistics(), reader.count(), reader.nested(), list(reader.objects())]
         directories = [reader.root()]
         while directories:
@@ -217,17 +218,34 @@ def test_nested_catalogues_know_their_place(tmp_path: Path) -> None:
     root = Entry("/a/b", DIRECTORY, nlink=2, flags=FLAG_DIRECTORY | FLAG_NESTED_ROOT)
     inside = Entry("/a/b/c", FILE, hash=CONTENT, flags=file_flags())
     file = write(tmp_path / "nested", [root, inside], "/a/b")
-    with CatalogReader(file, "/a/b") as reader:
+    with CatalogReader(file, Place.at("/a/b")) as reader:
         assert reader.root() == root
         assert reader.listdir("/a/b") == [inside]
         assert reader.ttl is None
         with pytest.raises(FormatError, match="is not below"):
             reader.lookup("/a/bc")
     with pytest.raises(FormatError, match="says it is the catalogue of /a/b"):
-        CatalogReader(file, "/a/c")
-    with CatalogReader(file, "/old", bind=True) as reader:
+        CatalogReader(file, Place.at("/a/c"))
+    with CatalogReader(file, Place("/old", None)) as reader:
         assert reader.root().path == "/old"
         assert [entry.path for entry in reader.listdir("/old")] == ["/old/c"]
+    with pytest.raises(FormatError, match="says it is the catalogue of /a/b; /x would be right"):
+        CatalogReader(file, Place("/old", "/x"))
+
+
+def test_a_place_that_is_not_utf8(tmp_path: Path) -> None:
+    """Its name stands in the catalogue's properties."""
+    path = "/caf\udce9"
+    root = Entry(path, DIRECTORY, nlink=2, flags=FLAG_DIRECTORY | FLAG_NESTED_ROOT)
+    with CatalogReader(write(tmp_path / "nested", [root], path), Place.at(path)) as reader:
+        assert reader.root() == root
+
+
+def test_catalogues_below_a_bound_one_know_their_place(tmp_path: Path) -> None:
+    """It says where it was made for, and so do those nested in it."""
+    with CatalogReader(write(tmp_path / "root"), Place("/snap/v1", None)) as reader:
+        assert reader.nested() == [NESTED._replace(place=Place("/snap/v1/lib/nested", "/lib/nested"))]
+        assert reader.find_nested("/snap/v1/lib/nested") == reader.nested()[0]
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -29,11 +29,13 @@ from gridstead.cvmfs.client.publication import StaleError
 from gridstead.cvmfs.client.repository import NotFoundError, Repository
 from gridstead.cvmfs.client.store import Reference
 from gridstead.cvmfs.client.tree import ROOT
-from gridstead.cvmfs.digest import CATALOG, Hash
-from gridstead.cvmfs.entry import FLAG_EXTERNAL, Entry, file_flags
+from gridstead.cvmfs.digest import CATALOG, Hash, path_key
+from gridstead.cvmfs.entry import FLAG_BIND_MOUNTPOINT, FLAG_DIRECTORY, FLAG_EXTERNAL, Entry, file_flags
 from gridstead.cvmfs.errors import CorruptObjectError, CvmfsError, ExpiredError, FormatError, RevokedError, TrustError
 from gridstead.cvmfs.manifest import Manifest
 from gridstead.cvmfs.publish import operations
+from gridstead.cvmfs.publish.check import check
+from gridstead.cvmfs.publish.collect import collect
 from gridstead.cvmfs.publish.repository import Keys
 from gridstead.cvmfs.publish.repository import Repository as Published
 from gridstead.cvmfs.signing import Certificate
@@ -539,10 +541,55 @@ def test_the_revision_at_the_mount(bench: Bench) -> None:
         client.find("/new")
 
 
+def bind_the_root(bench: Bench, path: str) -> None:
+    """Publish the root catalogue once more with itself, as it was, bound at a directory: what official snapshots are."""
+    old = bench.published.manifest
+    columns = "md5path_1, md5path_2, parent_1, parent_2, hardlinks, size, mode, mtime, flags, name, symlink, uid, gid"
+    row = (*path_key(path), *path_key(""), 2, 0, 0o40755, 0, FLAG_DIRECTORY | FLAG_BIND_MOUNTPOINT, path[1:].encode(), b"", 0, 0)
+    changed_catalogue(
+        bench,
+        (f"INSERT INTO catalog ({columns}) VALUES ({', '.join('?' * len(row))})", row),  # noqa: S608  columns, from above
+        ("INSERT INTO bind_mountpoints (path, sha1, size) VALUES (?, ?, ?)", (path, str(old.catalog), old.catalog_size)),
+        ("UPDATE catalog SET hardlinks = hardlinks + 1 WHERE md5path_1 = ? AND md5path_2 = ?", path_key("")),
+        ("UPDATE statistics SET value = value + 1 WHERE counter = 'self_dir'", ()),
+    )
+
+
+def test_everything_below_a_bind_mountpoint(bench: Bench) -> None:
+    """Catalogues nested in a bound one too: in the client, in check, in a transaction's tree, and in what garbage collection keeps."""
+    before = shown(bench.mounted())
+    bind_the_root(bench, "/snap")
+    client = bench.mounted()
+    assert client.read("/snap/nested/deep/data") == client.read("/nested/deep/data") == b"deep\n"
+    now = shown(client)
+    del now["/snap"]
+    assert now == {**before, **{f"/snap{path}": found for path, found in before.items()}}
+    assert check(bench.published).problems == []
+    collect(bench.published, 1)
+    assert check(bench.published).problems == []
+    tree = operations.transaction(bench.published)
+    assert (tree / "snap/nested/deep/data").read_text() == (tree / "nested/deep/data").read_text() == "deep\n"
+    operations.abort(bench.published)
+    digest = client.find("/nested/deep/data")[1].hash
+    assert digest is not None
+    (bench.published.layout.web / digest.path).write_bytes(b"damaged")
+    assert [problem.partition(":")[0] for problem in check(bench.published).problems] in (["/nested/deep/data"], ["/snap/nested/deep/data"])
+
+
+def test_a_nested_catalogue_whose_name_is_not_utf8(bench: Bench) -> None:
+    directory = bench.tree / os.fsdecode(b"caf\xe9")
+    directory.mkdir()
+    (directory / ".cvmfscatalog").touch()
+    (directory / "file").write_text("coffee\n")
+    bench.publish()
+    assert bench.mounted().read("/caf\udce9/file") == b"coffee\n"
+    assert check(bench.published).problems == []
+
+
 def test_a_repository_for_members_only(bench: Bench) -> None:
     """The official client asks who somebody is; this one does not, and so shows it to nobody."""
     client = bench.mounted()
-    changed_catalogue(bench, "INSERT INTO properties (key, value) VALUES ('voms_authz', 'cms:/cms/Role=production')")
+    changed_catalogue(bench, ("INSERT INTO properties (key, value) VALUES ('voms_authz', ?)", ("cms:/cms/Role=production",)))
     with pytest.raises(CvmfsError, match="only members of 'cms:/cms/Role=production' may read"):
         client.refresh()
     with pytest.raises(CvmfsError, match="only members"):
@@ -649,7 +696,7 @@ def test_damage_while_a_file_is_open(bench: Bench) -> None:
     client.close()
 
 
-def changed_catalogue(bench: Bench, *statements: str) -> None:
+def changed_catalogue(bench: Bench, *statements: tuple[str, tuple[object, ...]]) -> None:
     """Publish the root catalogue with something changed in it, as revision 7."""
     staging = bench.published.staging()
     file = bench.scratch / "catalogue"
@@ -659,8 +706,8 @@ def changed_catalogue(bench: Bench, *statements: str) -> None:
     file.write_bytes(found.read(0, found.size))
     client.close()
     with sqlite3.connect(file) as database:
-        for statement in statements:
-            database.execute(statement)
+        for statement, values in statements:
+            database.execute(statement, values)
     database.close()
     size = file.stat().st_size
     manifest = replace(bench.published.manifest, catalog=staging.put_file(file, CATALOG), catalog_size=size, revision=7)
@@ -671,9 +718,9 @@ def test_a_catalogue_with_a_trick_in_it(bench: Bench) -> None:
     """A signed catalogue that says impossible things: errors for what is wrong, and nothing outside of the repository."""
     changed_catalogue(
         bench,
-        "UPDATE catalog SET name = '../../../etc/passwd' WHERE name = 'mod.py'",
-        "UPDATE catalog SET symlink = '/etc/shadow' || char(0) WHERE name = 'variant'",
-        "UPDATE catalog SET flags = flags | 0x700 WHERE name = 'just-whole'",
+        ("UPDATE catalog SET name = '../../../etc/passwd' WHERE name = 'mod.py'", ()),
+        ("UPDATE catalog SET symlink = '/etc/shadow' || char(0) WHERE name = 'variant'", ()),
+        ("UPDATE catalog SET flags = flags | 0x700 WHERE name = 'just-whole'", ()),
     )
     client = bench.mounted()
     assert client.read("/bin/hello") == b"#!/bin/sh\necho hello\n"

@@ -516,7 +516,7 @@ def test_check_finds_wrong_counters_and_mountpoints(repository: Repository, tree
     import sqlite3
 
     from gridstead.cvmfs.digest import CATALOG
-    from gridstead.cvmfs.entry import NestedRef
+    from gridstead.cvmfs.entry import ROOT_PLACE, NestedRef
 
     operations.publish(repository, tree)
     manifest = repository.manifest
@@ -538,7 +538,7 @@ def test_check_finds_wrong_counters_and_mountpoints(repository: Repository, tree
             connection.commit()
             connection.close()
             size = file.stat().st_size
-            ref = NestedRef("", staging.put_file(file, CATALOG), size)
+            ref = NestedRef(ROOT_PLACE, staging.put_file(file, CATALOG), size)
             repository.next_revision(staging, ref, repository.manifest.revision + 1, int(time.time()), None)
         assert any(problem in found for found in check(repository).problems), (statement, check(repository).problems)
 

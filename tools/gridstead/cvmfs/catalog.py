@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 
 from gridstead.cvmfs.database import ReadOnlyDatabase
 from gridstead.cvmfs.digest import CATALOG, CHUNK, DIGEST_SIZE, PLAIN, Hash, path_key
-from gridstead.cvmfs.entry import FLAG_EXTERNAL, FLAG_FILE, FLAG_LINK, Chunk, Entry, NestedRef, check_entry, check_name, hash_algorithm
+from gridstead.cvmfs.entry import (
+    FLAG_EXTERNAL,
+    FLAG_FILE,
+    FLAG_LINK,
+    ROOT_PLACE,
+    Chunk,
+    Entry,
+    NestedRef,
+    Place,
+    check_entry,
+    check_name,
+    hash_algorithm,
+)
 from gridstead.cvmfs.errors import FormatError
 
 if TYPE_CHECKING:
@@ -47,11 +59,10 @@ class CatalogReader:
 
     Args:
         file: the decompressed catalogue. It must not change while it is open; it can be removed.
-        mountpoint: the directory at which it is in the repository, "" for a root catalogue.
-        bind: it is at a bind mountpoint, where its own idea of its place is another.
+        place: where it is in the repository, and where it may say that it is.
 
     Attributes:
-        mountpoint: where it is.
+        mountpoint: where it is, "" for a root catalogue.
         root_prefix: where it says it is.
         schema: its version.
         revision: the repository's revision at which it was written.
@@ -64,17 +75,17 @@ class CatalogReader:
         FormatError: it is no catalogue that can be read, or one of another place.
     """
 
-    def __init__(self, file: Path, mountpoint: str = "", *, bind: bool = False) -> None:
-        self.mountpoint = mountpoint
-        self._what = f"the catalogue of {mountpoint or '/'}"
+    def __init__(self, file: Path, place: Place = ROOT_PLACE) -> None:
+        self.mountpoint = place.mountpoint
+        self._what = f"the catalogue of {self.mountpoint or '/'}"
         self._database = ReadOnlyDatabase(file, self._what, _TABLES, _OPTIONAL)
         try:
-            self._read_properties(bind=bind)
+            self._read_properties(place)
             has = self._database.has
             optional = [name if has("catalog", name) else "NULL" for name in ("mtimens", "xattr")]
             self._fields = ", ".join([*_COLUMNS, *optional, "rowid"])
             self._nested_queries = [
-                f"SELECT path, sha1, {'size' if has(table, 'size') else '0'} FROM {table}"  # noqa: S608  names from this file
+                (f"SELECT path, sha1, {'size' if has(table, 'size') else '0'} FROM {table}", table == "bind_mountpoints")  # noqa: S608  names from this file
                 for table in ("nested_catalogs", "bind_mountpoints")
                 if has(table, "path")
             ]
@@ -82,7 +93,7 @@ class CatalogReader:
             self._database.close()
             raise
 
-    def _read_properties(self, *, bind: bool) -> None:
+    def _read_properties(self, place: Place) -> None:
         self.properties = self._database.properties()
         try:
             self.schema = float(self.properties.get("schema", ""))
@@ -91,8 +102,8 @@ class CatalogReader:
         if not OLDEST_SCHEMA - 0.01 < self.schema < NEWEST_SCHEMA + 0.01:
             raise FormatError(f"{self._what} has schema {self.schema}; {OLDEST_SCHEMA} to {NEWEST_SCHEMA} can be read")
         self.root_prefix = self.properties.get("root_prefix", "")
-        if self.root_prefix != self.mountpoint and not bind:
-            raise FormatError(f"{self._what} says it is the catalogue of {self.root_prefix or '/'}")
+        if place.prefix not in (self.root_prefix, None):
+            raise FormatError(f"{self._what} says it is the catalogue of {self.root_prefix or '/'}; {place.prefix or '/'} would be right")
         self.revision = self._property("revision", 0)
         self.last_modified = self._property("last_modified", 0)
         self.ttl = self._property("TTL") if "TTL" in self.properties else None
@@ -293,7 +304,7 @@ class CatalogReader:
         Raises:
             FormatError: one is at an impossible place.
         """
-        return [self._nested(row) for query in self._nested_queries for row in self._database.rows(query)]
+        return [self._nested(row, bound=bound) for query, bound in self._nested_queries for row in self._database.rows(query)]
 
     def find_nested(self, path: str) -> NestedRef | None:
         """The catalogue nested or bound at exactly this directory.
@@ -302,14 +313,14 @@ class CatalogReader:
             FormatError: the catalogue is damaged.
         """
         value = os.fsencode(self._inside(path))
-        for query in self._nested_queries:
+        for query, bound in self._nested_queries:
             # A text parameter could not hold a name that is not UTF-8.
             rows = self._database.rows(f"{query} WHERE path = CAST(? AS TEXT)", (value,))
             if rows:
-                return self._nested(rows[0])
+                return self._nested(rows[0], bound=bound)
         return None
 
-    def _nested(self, row: tuple[int | float | bytes | None, ...]) -> NestedRef:
+    def _nested(self, row: tuple[int | float | bytes | None, ...], *, bound: bool) -> NestedRef:
         path, digest, size = row
         if not isinstance(path, bytes):
             raise FormatError(f"{self._what} has a nested catalogue without a place")
@@ -318,9 +329,8 @@ class CatalogReader:
             raise FormatError(f"{self._what} has a nested catalogue at {inside!r}, which is outside")
         for name in path.split(b"/")[1:]:
             check_name(name, inside)
-        return NestedRef(
-            self._outside(inside), Hash.parse(self._database.text(digest), CATALOG), 0 if size is None else self._database.number(size)
-        )
+        place = Place(self._outside(inside), None if bound else inside)
+        return NestedRef(place, Hash.parse(self._database.text(digest), CATALOG), 0 if size is None else self._database.number(size))
 
     def objects(self) -> Iterator[Hash]:
         """All objects that its files need. For looking after a repository: nothing but the hashes is checked.

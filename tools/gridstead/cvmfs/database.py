@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
@@ -90,17 +91,17 @@ class ReadOnlyDatabase:
                 raise FormatError(f"{self.what} is damaged: {error}") from None
 
     def properties(self) -> dict[str, str]:
-        """The table ``properties``.
+        """The table ``properties``; what is not UTF-8 as Python has it in paths.
 
         Raises:
             FormatError: one is no text.
         """
         found = {}
         for key, value in self.rows("SELECT key, value FROM properties"):
-            try:
-                found[self.text(key)] = str(value) if isinstance(value, int) else self.text(value)
-            except UnicodeDecodeError:
-                raise FormatError(f"{self.what} has a property that is no text: {key!r}") from None
+            if not isinstance(value, (int, bytes)):
+                raise FormatError(f"{self.what} has a property that is no text: {key!r}")
+            # A directory's name need not be UTF-8.
+            found[self.text(key)] = os.fsdecode(value) if isinstance(value, bytes) else str(value)
         return found
 
     def text(self, value: object) -> str:
@@ -176,7 +177,7 @@ class NewDatabase:
 
     def properties(self, values: Mapping[str, str]) -> None:
         """Write the table ``properties``."""
-        self.insert("INSERT INTO properties (key, value) VALUES (?, ?)", values.items())
+        self.insert(f"INSERT {_PROPERTY}", _rows(values))
 
     def finish(self) -> None:
         """Write what is not written yet, and close.
@@ -204,7 +205,13 @@ class NewDatabase:
             self.discard()
 
 
+#: A text parameter could not hold a name that is not UTF-8.
+_PROPERTY = "INTO properties (key, value) VALUES (?, CAST(? AS TEXT))"
 PROPERTIES = "CREATE TABLE properties (key TEXT, value TEXT, CONSTRAINT pk_properties PRIMARY KEY (key))"
+
+
+def _rows(values: Mapping[str, str]) -> list[tuple[int | str | bytes | None, ...]]:
+    return [(key, os.fsencode(value)) for key, value in values.items()]
 
 
 def update_properties(file: Path, values: Mapping[str, str]) -> None:
@@ -217,7 +224,7 @@ def update_properties(file: Path, values: Mapping[str, str]) -> None:
         connection = sqlite3.connect(str(file), isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = OFF")
-            connection.executemany("INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)", values.items())
+            connection.executemany(f"INSERT OR REPLACE {_PROPERTY}", _rows(values))
         finally:
             connection.close()
     except sqlite3.Error as error:

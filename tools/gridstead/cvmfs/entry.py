@@ -62,18 +62,44 @@ class Chunk(NamedTuple):
     hash: Hash
 
 
-class NestedRef(NamedTuple):
-    """A nested catalogue, as its parent has it.
+class Place(NamedTuple):
+    """Where a catalogue is, and where it says that it is. Below a bind mountpoint these differ: it was made for another place.
 
     Attributes:
-        path: the directory it begins at.
+        mountpoint: the directory it begins at, "" for the root.
+        prefix: that directory in its own paths; None where only the catalogue knows, as at a bind mountpoint.
+    """
+
+    mountpoint: str
+    prefix: str | None
+
+    @classmethod
+    def at(cls, path: str) -> Place:
+        """The place of a catalogue that was made for where it is."""
+        return cls(path, path)
+
+
+#: A root catalogue's place.
+ROOT_PLACE = Place.at("")
+
+
+class NestedRef(NamedTuple):
+    """A catalogue, as the one that it hangs on has it, or as a manifest or a tag has it.
+
+    Attributes:
+        place: where it is.
         hash: the catalogue.
         size: its bytes when decompressed; 0 when nobody has said.
     """
 
-    path: str
+    place: Place
     hash: Hash
     size: int
+
+    @property
+    def path(self) -> str:
+        """The directory it begins at."""
+        return self.place.mountpoint
 
 
 class Entry(NamedTuple):

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gridstead.cvmfs.catalog import CatalogReader
 from gridstead.cvmfs.client.store import DiskObject, Reference, Store
+from gridstead.cvmfs.entry import ROOT_PLACE
 from gridstead.cvmfs.errors import CvmfsError, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gridstead.cvmfs.digest import Hash
-    from gridstead.cvmfs.entry import Chunk, Entry
+    from gridstead.cvmfs.entry import Chunk, Entry, Place
 
 _T = TypeVar("_T")
 
@@ -66,22 +67,25 @@ class Slot:
 
     Attributes:
         number: its part of the inodes.
-        path: the directory it is at.
+        place: where it is.
         hash: which catalogue.
         size: its bytes; 0 when nobody has said.
-        bind: whether it is there by a bind mountpoint.
         lookups: how many lookups of its inodes the kernel has not taken back.
     """
 
-    __slots__ = ("bind", "hash", "lookups", "number", "path", "size")
+    __slots__ = ("hash", "lookups", "number", "place", "size")
 
-    def __init__(self, number: int, path: str, hash_: Hash, size: int, *, bind: bool) -> None:
+    def __init__(self, number: int, place: Place, hash_: Hash, size: int) -> None:
         self.number = number
-        self.path = path
+        self.place = place
         self.hash = hash_
         self.size = size
-        self.bind = bind
         self.lookups = 0
+
+    @property
+    def path(self) -> str:
+        """The directory it is at."""
+        return self.place.mountpoint
 
 
 class Directory(NamedTuple):
@@ -133,7 +137,7 @@ class Tree:
         self._store = store
         self._lock = threading.RLock()
         self._slots: dict[int, Slot] = {}
-        self._by_place: dict[str, list[Slot]] = {}
+        self._by_place: dict[Place, list[Slot]] = {}
         self._next = 1
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._entries: OrderedDict[int, Entry] = OrderedDict()
@@ -181,7 +185,7 @@ class Tree:
             old = self._root
             if old is not None and old.hash == catalog:
                 return False
-            slot = self._slot("", catalog, size, bind=False)
+            slot = self._slot(ROOT_PLACE, catalog, size)
         opened = self._load(slot)
         opened.reader.root()
         wanted = opened.reader.properties.get("voms_authz", "").strip()
@@ -224,12 +228,12 @@ class Tree:
             slot = self._content(slot, entry)
         return slot, self._reader(slot).statistics()
 
-    def _slot(self, path: str, catalog: Hash, size: int, *, bind: bool) -> Slot:
-        there = self._by_place.setdefault(path, [])
+    def _slot(self, place: Place, catalog: Hash, size: int) -> Slot:
+        there = self._by_place.setdefault(place, [])
         for slot in there:
-            if slot.hash == catalog and slot.bind == bind:
+            if slot.hash == catalog:
                 return slot
-        slot = Slot(self._next, path, catalog, size, bind=bind)
+        slot = Slot(self._next, place, catalog, size)
         self._next += 1
         self._slots[slot.number] = slot
         there.append(slot)
@@ -244,7 +248,7 @@ class Tree:
                 found.pin()
                 try:
                     found.verify()
-                    return _Open(CatalogReader(found.path, slot.path, bind=slot.bind), found)
+                    return _Open(CatalogReader(found.path, slot.place), found)
                 except (FormatError, OSError):
                     self._store.drop(reference)
                     if attempt:
@@ -255,7 +259,7 @@ class Tree:
             with tempfile.NamedTemporaryFile(dir=memory if memory.is_dir() else None) as file:
                 file.write(found.read(0, found.size))
                 file.flush()
-                return _Open(CatalogReader(Path(file.name), slot.path, bind=slot.bind), None)
+                return _Open(CatalogReader(Path(file.name), slot.place), None)
         raise CvmfsError(f"catalogue {slot.hash} of {slot.path or '/'} does not stay in the cache")
 
     def _install(self, slot: Slot, opened: _Open) -> None:
@@ -265,7 +269,7 @@ class Tree:
             else:
                 self._open[slot.number] = opened
                 self._slots[slot.number] = slot
-                there = self._by_place.setdefault(slot.path, [])
+                there = self._by_place.setdefault(slot.place, [])
                 if slot not in there:
                     there.append(slot)
             while len(self._open) > _OPEN:
@@ -285,11 +289,11 @@ class Tree:
         if slot.lookups or slot is self._root or slot.number in self._open:
             return
         self._slots.pop(slot.number, None)
-        there = self._by_place.get(slot.path, [])
+        there = self._by_place.get(slot.place, [])
         if slot in there:
             there.remove(slot)
             if not there:
-                del self._by_place[slot.path]
+                del self._by_place[slot.place]
 
     # Paths
 
@@ -300,7 +304,7 @@ class Tree:
         nested = self._reader(slot).find_nested(entry.path)
         if nested is None:
             raise FormatError(f"{entry.path} is the place of a nested catalogue, but there is none")
-        return self._slot(entry.path, nested.hash, nested.size, bind=entry.bind_mountpoint)
+        return self._slot(nested.place, nested.hash, nested.size)
 
     def _resolve(self, path: str) -> tuple[Slot, Entry]:
         """Where a path is in the current revision.
@@ -485,12 +489,12 @@ class Tree:
     def _inode(self, slot: Slot, row: int, entry: Entry) -> int:
         """The inode of an entry: of an older catalogue when nothing has changed since."""
         owner = slot
-        there = self._by_place.get(slot.path, [])
+        there = self._by_place.get(slot.place, [])
         if len(there) > 1:
             for older in there[-_GENERATIONS - 1 :]:
                 if older is slot:
                     break
-                if older.lookups and older.number in self._open and older.bind == slot.bind:
+                if older.lookups and older.number in self._open:
                     before = self._reader(older).find(entry.path)
                     if before is not None and self._same(older, before[1], slot, entry):
                         owner, row = older, before[0]

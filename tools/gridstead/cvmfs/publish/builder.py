@@ -25,6 +25,7 @@ from gridstead.cvmfs.entry import (
     Chunk,
     Entry,
     NestedRef,
+    Place,
     file_flags,
 )
 from gridstead.cvmfs.errors import CvmfsError
@@ -201,7 +202,7 @@ class Builder:
                 ttl=None if path else self._settings.repository_ttl,
             )
         size = file.stat().st_size
-        return Built(NestedRef(path, self._staging.put_file(file, CATALOG), size), writer.counters, changed=True, entry=entry)
+        return Built(NestedRef(Place.at(path), self._staging.put_file(file, CATALOG), size), writer.counters, changed=True, entry=entry)
 
     def _fill(self, catalog: _Catalog, root: _Name, names: list[_Name]) -> Entry:
         """Put a directory and all below it, as far as it belongs to the same catalogue, into the catalogue."""

@@ -24,14 +24,13 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def opened(store: Store, ref: NestedRef, scratch: Path, *, bind: bool = False) -> Iterator[CatalogReader]:
+def opened(store: Store, ref: NestedRef, scratch: Path) -> Iterator[CatalogReader]:
     """A catalogue, verified and open.
 
     Args:
         store: the objects.
-        ref: the catalogue; its path is where it is in the repository.
+        ref: the catalogue.
         scratch: a directory for the decompressed file, which is gone at once when it is open.
-        bind: it is at a bind mountpoint.
 
     Raises:
         FormatError: it is damaged.
@@ -39,7 +38,7 @@ def opened(store: Store, ref: NestedRef, scratch: Path, *, bind: bool = False) -
     file = scratch / f"{ref.hash}.{next(_counter)}.open"
     try:
         store.extract(ref.hash, file, size=ref.size or None)
-        reader = CatalogReader(file, ref.path, bind=bind)
+        reader = CatalogReader(file, ref.place)
     finally:
         file.unlink(missing_ok=True)
     with reader:
@@ -83,6 +82,6 @@ def located(store: Store, root: NestedRef, path: str, scratch: Path) -> Iterator
             found = Found(entry, found.catalog) if entry and found else None
             ref = nested_at(found) if found else None
             if found and ref:
-                catalog = stack.enter_context(opened(store, ref, scratch, bind=found.entry.bind_mountpoint))
+                catalog = stack.enter_context(opened(store, ref, scratch))
                 found = Found(catalog.root(), catalog)
         yield found

@@ -11,7 +11,7 @@ from pathlib import Path
 from gridstead.cvmfs.catalog import CatalogReader
 from gridstead.cvmfs.catalog_writer import Counters
 from gridstead.cvmfs.digest import Hash
-from gridstead.cvmfs.entry import Entry, Kind, NestedRef
+from gridstead.cvmfs.entry import ROOT_PLACE, Entry, Kind, NestedRef, Place
 from gridstead.cvmfs.errors import CvmfsError
 from gridstead.cvmfs.objects import SMALL_OBJECT
 from gridstead.cvmfs.publish.catalogs import opened
@@ -60,10 +60,10 @@ def check(repository: Repository) -> Findings:
 
     with repository.reading() as scratch, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         findings.seen(trust)
-        roots = [NestedRef("", manifest.catalog, manifest.catalog_size)]
+        roots = [NestedRef(ROOT_PLACE, manifest.catalog, manifest.catalog_size)]
 
         def history() -> None:
-            roots.extend(NestedRef("", tag.catalog, tag.size) for tag in repository.tags(manifest, scratch))
+            roots.extend(NestedRef(ROOT_PLACE, tag.catalog, tag.size) for tag in repository.tags(manifest, scratch))
 
         findings.seen(history)
         if manifest.metainfo:
@@ -87,7 +87,7 @@ class _Checker:
         self._scratch = scratch
         self._findings = findings
         self._pool = pool
-        self._catalogs: dict[tuple[str, Hash], tuple[Counters, Entry]] = {}
+        self._catalogs: dict[tuple[Place, Hash], tuple[Counters, Entry]] = {}
         self._objects: set[Hash] = set()
 
     def revision(self, root: NestedRef) -> None:
@@ -106,7 +106,7 @@ class _Checker:
         Raises:
             CvmfsError: it cannot be read on.
         """
-        key = (ref.path, ref.hash)
+        key = (ref.place, ref.hash)
         if key not in self._catalogs:
             with opened(self._store, ref, self._scratch) as catalog:
                 self._findings.catalogs += 1
@@ -126,6 +126,13 @@ class _Checker:
         if not root.nested_root:
             self._problem(f"{ref.path}: the root of the nested catalogue does not say that it is one")
         return counters
+
+    def bound(self, ref: NestedRef) -> None:
+        """Check a catalogue at a bind mountpoint. What it holds is counted where it is from."""
+        try:
+            self._catalog(ref)
+        except CvmfsError as error:
+            self._problem(str(error))
 
     def contents(self, wanted: list[tuple[str, Hash, str, int]]) -> None:
         """Check objects of files: path, name, compression and size of each."""
@@ -175,6 +182,8 @@ class _Walk:
         if nested.keys() - self._binds != self._mountpoints.keys():
             wrong = sorted((nested.keys() - self._binds) ^ self._mountpoints.keys())
             self._checker.report(where, f"mountpoints and nested catalogues disagree at {', '.join(wrong)}")
+        for path in self._binds & nested.keys():
+            self._checker.bound(nested[path])
         for path, entry in self._mountpoints.items():
             if path in nested:
                 counters = self._checker.nested(nested[path], entry)
@@ -229,7 +238,7 @@ class _Walk:
         for group in groups.values():
             if any((entry.nlink, entry.hash, entry.mode, entry.size) != (len(group), *_same(group[0])) for entry in group):
                 report(group[0].path, f"is one of {len(group)} names of a file, which differ")
-        if directory.path == catalog.mountpoint != "" and all(entry.name != MARKER_NAME for entry in entries):
+        if directory.path == catalog.mountpoint and catalog.root_prefix and all(entry.name != MARKER_NAME for entry in entries):
             report(directory.path, f"is the root of a nested catalogue, but has no {MARKER_NAME}")
         expected = 2 + sum(entry.is_directory for entry in entries)
         if directory.nlink != expected:

@@ -72,7 +72,7 @@ class _Checkout:
                 with ExitStack() as stack:
                     inside, ref = catalog, nested_at(Found(child, catalog))
                     if ref:
-                        inside = stack.enter_context(opened(self._store, ref, self._scratch, bind=child.bind_mountpoint))
+                        inside = stack.enter_context(opened(self._store, ref, self._scratch))
                     self._directory(inside, child, path)
             elif child.hardlink_group in groups:
                 self._link(groups[child.hardlink_group], path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gridstead.cvmfs.digest import Hash
-from gridstead.cvmfs.entry import NestedRef
+from gridstead.cvmfs.entry import ROOT_PLACE, NestedRef, Place
 from gridstead.cvmfs.errors import CvmfsError, InputError
 from gridstead.cvmfs.publish.catalogs import opened
 from gridstead.cvmfs.publish.repository import Repository
@@ -48,9 +48,9 @@ def collect(repository: Repository, keep: int, *, dry_run: bool = False) -> Coll
         repository.layout.scratch.mkdir(exist_ok=True)
         manifest, scratch = repository.manifest, repository.layout.scratch
         roots = {ref.hash: ref for _, _, ref in repository.revisions(manifest, scratch, keep)}
-        roots.update((tag.catalog, NestedRef("", tag.catalog, tag.size)) for tag in repository.tags(manifest, scratch))
+        roots.update((tag.catalog, NestedRef(ROOT_PLACE, tag.catalog, tag.size)) for tag in repository.tags(manifest, scratch))
         reached = {str(name.path) for name in (manifest.certificate, manifest.history, manifest.metainfo) if name}
-        seen: set[tuple[str, Hash]] = set()
+        seen: set[tuple[Place, Hash]] = set()
         for root in roots.values():
             _mark(repository.store, root, scratch, reached, seen)
         objects = size = 0
@@ -67,16 +67,15 @@ def collect(repository: Repository, keep: int, *, dry_run: bool = False) -> Coll
     return Collected(len(roots), objects, size)
 
 
-def _mark(store: Store, root: NestedRef, scratch: Path, reached: set[str], seen: set[tuple[str, Hash]]) -> None:
+def _mark(store: Store, root: NestedRef, scratch: Path, reached: set[str], seen: set[tuple[Place, Hash]]) -> None:
     """Note all objects that a root catalogue needs."""
     waiting = [root]
     while waiting:
         ref = waiting.pop()
-        if (ref.path, ref.hash) in seen:
+        if (ref.place, ref.hash) in seen:
             continue
-        seen.add((ref.path, ref.hash))
+        seen.add((ref.place, ref.hash))
         reached.add(ref.hash.path)
-        # A catalogue bound at a mountpoint has another idea of its place; which kind it is makes no difference here.
-        with opened(store, ref, scratch, bind=True) as catalog:
+        with opened(store, ref, scratch) as catalog:
             reached.update(name.path for name in catalog.objects())
             waiting += catalog.nested()

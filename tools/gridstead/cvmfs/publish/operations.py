@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gridstead.cvmfs.database import update_properties
 from gridstead.cvmfs.digest import CATALOG, CERTIFICATE, METAINFO
-from gridstead.cvmfs.entry import NestedRef
+from gridstead.cvmfs.entry import ROOT_PLACE, NestedRef
 from gridstead.cvmfs.errors import CvmfsError, InputError
 from gridstead.cvmfs.history import TRUNK, TRUNK_PREVIOUS, Tag
 from gridstead.cvmfs.manifest import Manifest
@@ -190,7 +190,7 @@ def abort(repository: Repository) -> None:
 def _restore(repository: Repository) -> None:
     layout, manifest = repository.layout, repository.manifest
     layout.scratch.mkdir(exist_ok=True)
-    root = NestedRef("", manifest.catalog, manifest.catalog_size)
+    root = NestedRef(ROOT_PLACE, manifest.catalog, manifest.catalog_size)
     with Index(layout.index) as index:
         checkout(repository.store, root, layout.tree, layout.scratch, index)
 
@@ -223,7 +223,7 @@ def publish(repository: Repository, source: Path | None = None, tag: Tag | None 
         if tag is not None:
             check_tag_name(tag.name, repository.tags(before, staging.scratch))
         revision = Revision(before.revision + 1, int(time.time()))
-        root = NestedRef("", before.catalog, before.catalog_size)
+        root = NestedRef(ROOT_PLACE, before.catalog, before.catalog_size)
         with ExitStack() as stack:
             old = stack.enter_context(opened(repository.store, root, staging.scratch))
             index = stack.enter_context(Index(layout.index))
@@ -329,5 +329,5 @@ def rollback(repository: Repository, target: str) -> Manifest:
         values = {"revision": str(revision), "previous_revision": str(before.catalog), "last_modified": str(modified)}
         update_properties(file, {**values, "TTL": str(repository.settings.repository_ttl)})
         size = file.stat().st_size
-        catalog = NestedRef("", staging.put_file(file, CATALOG), size)
+        catalog = NestedRef(ROOT_PLACE, staging.put_file(file, CATALOG), size)
         return repository.next_revision(staging, catalog, revision, modified, None)

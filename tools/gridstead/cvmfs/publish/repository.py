@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gridstead.cvmfs.digest import CERTIFICATE, HISTORY
-from gridstead.cvmfs.entry import NestedRef
+from gridstead.cvmfs.entry import ROOT_PLACE, NestedRef
 from gridstead.cvmfs.errors import CvmfsError, InputError, TrustError
 from gridstead.cvmfs.history import TRUNK, TRUNK_PREVIOUS, Tag, is_tag_name, read_history, write_history
 from gridstead.cvmfs.manifest import Manifest, SignedManifest
@@ -138,12 +138,12 @@ class Repository:
             scratch: a directory for decompressed catalogues.
             most: how many.
         """
-        ref: NestedRef | None = NestedRef("", manifest.catalog, manifest.catalog_size)
+        ref: NestedRef | None = NestedRef(ROOT_PLACE, manifest.catalog, manifest.catalog_size)
         while ref is not None and (most is None or most > 0) and self.store.has(ref.hash):
             with opened(self.store, ref, scratch) as catalog:
                 number, modified, previous = catalog.revision, catalog.last_modified, catalog.previous
             yield number, modified, ref
-            ref = NestedRef("", previous, 0) if previous else None
+            ref = NestedRef(ROOT_PLACE, previous, 0) if previous else None
             most = None if most is None else most - 1
 
     def revision(self, name: str | None, scratch: Path) -> NestedRef:
@@ -158,15 +158,15 @@ class Repository:
         """
         manifest = self.manifest
         if name is None:
-            return NestedRef("", manifest.catalog, manifest.catalog_size)
+            return NestedRef(ROOT_PLACE, manifest.catalog, manifest.catalog_size)
         tags = self.tags(manifest, scratch)
         for tag in tags:
             if tag.name == name:
-                return NestedRef("", tag.catalog, tag.size)
+                return NestedRef(ROOT_PLACE, tag.catalog, tag.size)
         if name.isascii() and name.isdigit():
             for tag in tags:
                 if tag.revision == int(name):
-                    return NestedRef("", tag.catalog, tag.size)
+                    return NestedRef(ROOT_PLACE, tag.catalog, tag.size)
             for number, _, ref in self.revisions(manifest, scratch):
                 if number == int(name):
                     return ref

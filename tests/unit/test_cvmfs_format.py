@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import time
 import zlib
 from dataclasses import replace
@@ -93,7 +94,7 @@ def test_path_keys_are_those_of_the_official_programs() -> None:
 def test_objects_round_trip_in_pieces(data: bytes, compression: str, step: int) -> None:
     stored = objects.compress(data) if compression == "zlib" else data
     unpacker = Unpacker(Hash.of(stored), compression=compression, size=len(data))
-    got = b"".join(unpacker.feed(stored[at : at + step]) for at in range(0, len(stored), step))
+    got = b"".join(piece for at in range(0, len(stored), step) for piece in unpacker.feed(stored[at : at + step]))
     assert got + unpacker.finish() == data
     assert unpack(stored, Hash.of(stored), compression=compression, size=len(data)) == data
 
@@ -113,7 +114,7 @@ def test_a_damaged_object_is_never_accepted(data: bytes, draw: st.DataObject) ->
 
     def all_of_it() -> None:
         for at in range(0, len(bad), 100):
-            unpacker.feed(bad[at : at + 100])
+            list(unpacker.feed(bad[at : at + 100]))
         unpacker.finish()
 
     with pytest.raises(CorruptObjectError):
@@ -126,18 +127,27 @@ def test_bytes_behind_an_object_are_refused_even_with_the_right_hash(more: bytes
     with pytest.raises(CorruptObjectError, match="behind"):
         unpack(stored, Hash.of(stored), size=4)
     unpacker = Unpacker(Hash.of(stored), size=4)
-    unpacker.feed(stored[: -len(more)])
+    list(unpacker.feed(stored[: -len(more)]))
     with pytest.raises(CorruptObjectError, match="behind"):
-        unpacker.feed(more)
+        list(unpacker.feed(more))
 
 
 def test_a_bomb_ends_early() -> None:
     bomb = zlib.compress(bytes(30 << 20))
     unpacker = Unpacker(Hash.of(bomb), size=1000)
     with pytest.raises(CorruptObjectError, match="more than 1000 bytes"):
-        unpacker.feed(bomb)
+        list(unpacker.feed(bomb))
     with pytest.raises(CorruptObjectError, match="more than"):
         unpack(bomb, Hash.of(bomb), limit=5000)
+
+
+def test_what_was_compressed_well_comes_in_steps() -> None:
+    """A few kilobytes of zeros' are many megabytes: never all at once in memory."""
+    stored = zlib.compress(bytes(30 << 20))
+    unpacker = Unpacker(Hash.of(stored), size=30 << 20)
+    sizes = [len(piece) for piece in unpacker.feed(stored)]
+    assert max(sizes) <= 1 << 20
+    assert sum(sizes) + len(unpacker.finish()) == 30 << 20
 
 
 def test_another_size_than_promised_is_refused() -> None:
@@ -273,6 +283,14 @@ def test_no_change_to_a_certificate_goes_unnoticed(draw: st.DataObject) -> None:
     except CvmfsError:
         return
     assert Certificate(bad, "").fingerprint() == KEYS.certificate.fingerprint()
+
+
+def test_a_certificate_of_an_unknown_version() -> None:
+    der = ssl.PEM_cert_to_DER_cert(KEYS.pem.decode())
+    version = b"\xa0\x03\x02\x01"
+    pem = ssl.DER_cert_to_PEM_cert(der.replace(version + b"\x02", version + b"\x0a", 1))
+    with pytest.raises(TrustError, match="no certificate"):
+        Certificate(pem.encode(), "that")
 
 
 @given(st.binary(max_size=300))

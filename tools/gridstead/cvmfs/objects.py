@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 from gridstead.cvmfs.digest import Hash, new_hasher
 from gridstead.cvmfs.errors import CorruptObjectError, FormatError
@@ -69,27 +70,27 @@ class Unpacker:
             raise self._corrupt(f"it has more than {self._most} bytes when decompressed")
         return data
 
-    def feed(self, block: bytes) -> bytes:
-        """Take stored bytes, return decompressed ones.
+    def feed(self, block: bytes) -> Iterator[bytes]:
+        """Take stored bytes, give decompressed ones, a MiB at a time at most: a kilobyte may stand for a megabyte. All of them are to be taken.
 
         Raises:
             CorruptObjectError: it does not decompress, or is larger than promised.
         """
         self._hasher.update(block)
         if self._zlib is None:
-            return self._count(block)
+            yield self._count(block)
+            return
         if self._zlib.eof and block:
             raise self._corrupt("there are bytes behind its compressed data")
-        out = []
-        try:
-            while block:
-                out.append(self._count(self._zlib.decompress(block, min(_STEP, self._most - self._produced + 1))))
-                block = self._zlib.unconsumed_tail
-        except zlib.error as error:
-            raise self._corrupt(f"it does not decompress: {error}") from None
+        while block:
+            try:
+                piece = self._zlib.decompress(block, min(_STEP, self._most - self._produced + 1))
+            except zlib.error as error:
+                raise self._corrupt(f"it does not decompress: {error}") from None
+            block = self._zlib.unconsumed_tail
+            yield self._count(piece)
         if self._zlib.unused_data:
             raise self._corrupt("there are bytes behind its compressed data")
-        return b"".join(out)
 
     def finish(self) -> bytes:
         """The last decompressed bytes. When this returns, all of the object was right.
@@ -130,4 +131,4 @@ def unpack(stored: bytes, expected: Hash, *, compression: str = "zlib", size: in
     # First the hash: what does not have it never reaches the decompressor.
     verify(stored, expected)
     unpacker = Unpacker(expected, compression=compression, size=size, limit=limit)
-    return unpacker.feed(stored) + unpacker.finish()
+    return b"".join([*unpacker.feed(stored), unpacker.finish()])

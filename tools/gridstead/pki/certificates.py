@@ -54,7 +54,7 @@ def load(pem: bytes, what: str) -> tuple[bytes, RSAPublicKey]:
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
         der = certificate.public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise PkiError(f"{what}: no certificate in PEM") from None
     if not isinstance(key, RSAPublicKey):
         raise PkiError(f"{what}: its key is no RSA key")

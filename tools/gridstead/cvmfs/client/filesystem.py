@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 #: Threads that wait for servers at a time.
 _THREADS = 64
+#: Threads for the client's own attributes, which whoever watches the mount asks for: the more so when servers are slow.
+_ATTRIBUTES = 8
 #: Requests of the kernel's at a time. Most of them wait for a server when there are many, and those must not keep the others from being taken.
 _REQUESTS = 4096
 #: Absent names in the root directory that the kernel may remember; more are not remembered.
@@ -98,6 +100,7 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         self._next_handle = 1
         self._absent: set[bytes] = set()
         self._limiter = trio.CapacityLimiter(_THREADS)
+        self._attributes_limiter = trio.CapacityLimiter(_ATTRIBUTES)
         self._nursery: Any = None
         self.ended: RevokedError | None = None
 
@@ -242,7 +245,9 @@ class Filesystem(pyfuse3.Operations):  # type: ignore[misc]  # untyped, as above
         entry = await self._operation(lambda: self._tree.entry(inode))
         text = os.fsdecode(name)
         if text.startswith(("user.", "xfsroot.")):
-            value = await self._in_thread(self._repository.attributes.get, entry, inode, text)
+            value: bytes | None = await trio.to_thread.run_sync(
+                self._repository.attributes.get, entry, inode, text, limiter=self._attributes_limiter
+            )
         else:
             # The kernel asks for security.capability at every start of a program.
             value = entry.xattrs().get(text)

@@ -176,7 +176,8 @@ class Store:
             writer = self.cache.writer(reference.hash)
             try:
                 for block in blocks:
-                    writer.write(unpacker.feed(block))
+                    for piece in unpacker.feed(block):
+                        writer.write(piece)
                 writer.write(unpacker.finish())
                 return writer.commit()
             except BaseException:

@@ -60,7 +60,7 @@ class Store:
         try:
             with (self.web / name.path).open("rb") as stream:
                 while block := stream.read(_BLOCK):
-                    yield unpacker.feed(block)
+                    yield from unpacker.feed(block)
         except FileNotFoundError:
             raise CorruptObjectError(f"object {name.path} is missing") from None
         except OSError as error:

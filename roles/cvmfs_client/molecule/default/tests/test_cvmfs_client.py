@@ -202,6 +202,20 @@ def test_one_forbidden_object_is_nobody_elses(host: Host, server: Host) -> None:
         server.check_output(f"chmod 644 {path}")
 
 
+def test_many_readers_that_wait_keep_nobody_else_waiting(host: Host, server: Host) -> None:
+    """More than a hundred processes want what the server does not give; what is cached is read meanwhile, and attributes too."""
+    publish(server, "echo at-hand >at-hand; rm -rf wanted; mkdir wanted; for n in $(seq 120); do echo $n$(date +%s%N) >wanted/$n; done")
+    reload(host)
+    assert host.check_output(f"ls {MOUNT}/wanted | wc -l; cat {MOUNT}/at-hand").split() == ["120", "at-hand"]
+    server.check_output("systemctl kill --signal=STOP nginx")
+    try:
+        script = f"for n in $(seq 120); do cat {MOUNT}/wanted/$n >/dev/null 2>&1 & done; cat {MOUNT}/at-hand; jobs -r | wc -l"
+        said = host.check_output("bash -c %s", script)
+        assert said.split() == ["at-hand", "120"], "all of them still wait"
+    finally:
+        server.check_output("systemctl kill --signal=CONT nginx")
+
+
 def test_killed(host: Host) -> None:
     host.check_output("systemctl kill --signal=KILL %s", UNIT)
     until(f"the mount to come back\n{journal(host)}", lambda: host.run(f"{MOUNT}/software/hello/current/bin/hello").rc == 0)

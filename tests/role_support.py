@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -55,11 +56,12 @@ def run_module(host: Host, module: str, **parameters: Any) -> dict[str, Any]:
 def ansible(host: Host, *argv: str, library: str = "") -> subprocess.CompletedProcess[str]:
     """Run a program of Ansible with the scenario's inventory and the checkout's roles and modules, those of `library` before them."""
     return subprocess.run(
-        [*argv, "--inventory", host.backend.ansible_runner.inventory_file],
+        [*argv, "--inventory", _inventory(host.backend.ansible_runner).name],
         env={
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+            "ANSIBLE_INVENTORY_ENABLED": "yaml",
             "ANSIBLE_LIBRARY": ":".join(filter(None, [library, str(ROOT / "tools" / "ansible" / "modules")])),
         },
         cwd=ROOT,
@@ -69,6 +71,24 @@ def ansible(host: Host, *argv: str, library: str = "") -> subprocess.CompletedPr
         timeout=600,
         check=False,
     )
+
+
+@functools.cache
+def _inventory(runner: Any) -> Any:
+    """A file with the scenario's inventory, as the plugin told it when the tests began: to ask it takes longer than many a role."""
+    told = _plain(runner.inventory)
+    groups = {name: {"hosts": dict.fromkeys(group.get("hosts", []))} for name, group in told.items() if name not in ("_meta", "all")}
+    file = tempfile.NamedTemporaryFile("w", prefix="gridstead-hosts-", suffix=".json")  # noqa: SIM115 - it is gone with the process
+    file.write(json.dumps({"all": {"hosts": told["_meta"]["hostvars"], "children": groups}}))
+    file.flush()
+    return file
+
+
+def _plain(value: Any) -> Any:
+    """Without the marks of strings that come from an inventory plugin, {"__ansible_unsafe": "text"}."""
+    if isinstance(value, dict):
+        return value["__ansible_unsafe"] if "__ansible_unsafe" in value else {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def instances(host: Host, *units: str) -> dict[str, str]:

@@ -212,28 +212,26 @@ def image(run: Run) -> None:
 
 
 def molecule(run: Run) -> None:
-    """Each role on nodes of its own: converge, idempotence, testinfra; `molecule ROLE ...` for some."""
-    known = sorted(path.parent.parent.parent.name for path in ROOT.glob("roles/*/molecule/default/molecule.yml"))
+    """Each role on nodes: converge, idempotence, testinfra; `molecule ROLE ...` for some. One scenario may be several roles'."""
+    known = scenarios()
     for wrong in set(run.arguments) - set(known):
         refuse(f"no role {wrong!r} with a molecule scenario; there are: {', '.join(known)}")
+    for role in sorted(path.name for path in ROOT.glob("roles/*") if path.name not in known):
+        run.fail(f"role {role} has no tests")
     # As `tools/cluster up` runs Ansible; a plain `molecule test` in a role's directory takes Ansible's own, slower, strategy.
     mitogen = importlib.util.find_spec("ansible_mitogen")
     if mitogen and mitogen.submodule_search_locations:
         os.environ["ANSIBLE_STRATEGY"] = "mitogen_linear"
         os.environ["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(mitogen.submodule_search_locations[0]) / "plugins/strategy")
-    for role in run.arguments or known:
-        where = ROOT / "roles" / role
+    for where in sorted({known[role] for role in run.arguments or known}):
+        role = where.name
         started = time.monotonic()
         done = False
         # Molecule's own place for its state is one for all checkouts of a user; two of them would disturb each other.
         with tempfile.TemporaryDirectory(prefix="gridstead-molecule-") as scratch:
             os.environ["MOLECULE_EPHEMERAL_DIRECTORY"] = scratch
             try:
-                # Molecule takes a scenario without tests for a good one.
-                if not any(where.glob("molecule/default/tests/test_*.py")):
-                    run.fail(f"role {role} has no tests")
-                else:
-                    done = run("molecule", "test", cwd=where, title=f"role {role}")
+                done = run("molecule", "test", cwd=where, title=f"role {role}")
             finally:
                 # molecule destroys at its end, also of a failed run, but not when it is killed.
                 if not done:
@@ -362,6 +360,15 @@ PARTS = {
 # ------------------------------------------------------------------------------------------------ their helpers
 
 
+def scenarios() -> dict[str, Path]:
+    """The directory of the role with whose scenario each role is tested: the scenario that has the role's tests."""
+    return {
+        path.stem.removeprefix("test_"): path.parents[3]
+        for path in sorted(ROOT.glob("roles/*/molecule/default/tests/test_*.py"))
+        if (path.parent.parent / "molecule.yml").exists()
+    }
+
+
 def shell_scripts() -> list[str]:
     """All committed shell scripts, whatever their name; not templates, which are none yet."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
@@ -373,6 +380,13 @@ def shell_scripts() -> list[str]:
                 if re.match(rb"#!.*\b(ba|da)?sh\b", stream.readline(128)):
                     found.append(name)
     return found
+
+
+#: Variables of the sites that tests build: they wait until clients look for what is published, which takes a minute by default.
+FOR_TESTS = """
+cvmfs_stratum0_ttl: 5
+cvmfs_stratum0_manifest_max_age: 2
+"""
 
 
 @contextlib.contextmanager
@@ -396,6 +410,8 @@ def site(run: Run, name: str, changes: Sequence[tuple[str, str]] = ()) -> Iterat
             if not found:
                 raise LookupError(f"{spec}: nothing like {pattern} to change for the tests")
         spec.write_text(text)
+        with (where / "group_vars" / "all.yml").open("a") as variables:
+            variables.write(FOR_TESTS)
         up = run(cluster, "--site", where, "up", "--no-verify", title="up from nothing")
         yield where if up else None
     finally:

@@ -151,11 +151,15 @@ def test_new_revision_within_the_ttl(host: Host, server: Host) -> None:
     reload(host)
     assert host.run(f"cat {MOUNT}/later").rc != 0
     assert host.check_output(f"cat {MOUNT}/version") == "one"
-    host.check_output(f"systemd-run --quiet --unit=reader sh -c 'exec 3<{MOUNT}/version; sleep 30; cat <&3 >/run/reader'")
+    host.check_output("rm -f /run/read-now /run/reader")
+    host.check_output(
+        f"systemd-run --quiet --unit=reader sh -c 'exec 3<{MOUNT}/version; until [ -e /run/read-now ]; do sleep 0.2; done; cat <&3 >/run/reader'"
+    )
     publish(server, "echo two >version; echo here >later")
     began = time.monotonic()
     until("the second revision", lambda: host.run(f"cat {MOUNT}/version").stdout == "two\n", seconds=15)
     assert host.check_output(f"cat {MOUNT}/later") == "here", f"after {time.monotonic() - began:.1f} s"
+    host.check_output("touch /run/read-now")
     until("the reader's end", lambda: not host.service("reader").is_running, seconds=60)
     assert host.file("/run/reader").content_string == "one\n"
 
@@ -217,7 +221,10 @@ def test_many_readers_that_wait_keep_nobody_else_waiting(host: Host, server: Hos
 
 
 def test_killed(host: Host) -> None:
+    main = "systemctl show --property=MainPID --value %s"
+    killed = host.check_output(main, UNIT)
     host.check_output("systemctl kill --signal=KILL %s", UNIT)
+    until("another process", lambda: host.check_output(main, UNIT) not in {killed, "0"})
     until(f"the mount to come back\n{journal(host)}", lambda: host.run(f"{MOUNT}/software/hello/current/bin/hello").rc == 0)
     assert host.check_output(f"grep -c ' {MOUNT} ' /proc/self/mounts") == "1", "no dead mount below"
 

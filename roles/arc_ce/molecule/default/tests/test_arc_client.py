@@ -1,5 +1,6 @@
 """The commands know the site's CE; what they are told otherwise they do."""
 
+import re
 import time
 
 import pytest
@@ -62,7 +63,7 @@ def test_client_configuration(host: Host) -> None:
 
 @pytest.mark.parametrize("command", ["arcsub", "arcstat", "arcget", "arckill", "arcclean", "arccat"])
 def test_commands(host: Host, command: str) -> None:
-    assert "7." in host.check_output(f"{command} --version")
+    assert re.search(r"\bversion 7\.\d+\.\d+$", host.check_output(f"{command} --version").strip())
 
 
 def test_bindings_are_not_installed(host: Host) -> None:
@@ -70,5 +71,6 @@ def test_bindings_are_not_installed(host: Host) -> None:
     assert not host.package("python3-nordugrid-arc").is_installed
 
 
-def test_probes(host: Host) -> None:
-    assert host.file("/usr/lib/nagios/plugins/check_arcce_submit").exists
+@pytest.mark.parametrize("probe", ["check_arcce_submit", "check_arcrest_info", "check_gridstorage", "check_arcservice"])
+def test_probes(host: Host, probe: str) -> None:
+    assert host.run(f"test -x /usr/lib/nagios/plugins/{probe}").rc == 0

@@ -29,7 +29,10 @@ def test_node_is_as_the_inventory_says(host: Host) -> None:
 
 
 def test_partitions(host: Host) -> None:
-    assert host.check_output("sinfo --noheader --format='%P %l %N'").splitlines() == ["main* infinite compute001", "short 10:00 compute001"]
+    assert host.check_output("sinfo --noheader --format='%P %l %N'").splitlines() == [
+        "main* infinite compute[001-002]",
+        "short 10:00 compute[001-002]",
+    ]
 
 
 def test_site_options_win(host: Host) -> None:
@@ -46,7 +49,7 @@ def test_site_options_leave_what_compute_nodes_need(host: Host) -> None:
 
 
 def test_waiting_job_is_accounted(host: Host) -> None:
-    """No node answers in this scenario, so the job waits: slurmdbd knows of it."""
+    """A job that never ran: slurmdbd knows of it."""
     job = host.check_output("sbatch --parsable --hold --output=/dev/null --wrap=true")
     host.check_output(f"scancel {job}; for i in $(seq 50); do sacct -n -X -o state -j {job} | grep -q CANCELLED && break; sleep 0.1; done")
     assert "CANCELLED" in host.check_output(f"sacct --noheader --allocations --format=state --jobs={job}")
@@ -80,7 +83,14 @@ def test_wrong_configuration_is_refused(host: Host, edit: str, error: str) -> No
     assert host.run("scontrol ping").rc == 0
 
 
-def test_check_leaves_nothing(host: Host) -> None:
+@pytest.mark.parametrize(("edit", "status"), [("", 0), ("$ a NoSuchOption=1", 1)], ids=["good", "wrong"])
+def test_check_leaves_nothing(host: Host, edit: str, status: int) -> None:
+    address = host.backend.get_variables()["gridstead_address"]
+    host.check_output(f"sed '{edit}' /etc/slurm/slurm.conf >/run/other.conf")
+    # Once more with a place that it has, to see that it uses it: otherwise the look afterwards would show nothing.
+    used = host.run(f"sh -x {CHECK} /run/other.conf {address}")
+    assert used.rc == status, used.stderr
+    assert "dir=/run/slurm-check." in used.stderr
     assert host.check_output("systemctl list-units --all --no-legend 'slurm-check*'") == ""
     assert host.run("ls -d /run/slurm-check.*").rc != 0
 
@@ -110,13 +120,13 @@ def test_a_run_that_ends_between_slurm_conf_and_the_reconfiguration_is_made_good
 
 
 def test_only_the_daemon_whose_settings_changed_is_restarted(host: Host) -> None:
-    changed: dict[str, Any] = {"slurm_accounting_extra": {"PurgeJobAfter": "12months"}}
+    changed: dict[str, Any] = {"slurm_accounting_extra": {"PurgeJobAfter": "11months"}}
     before = instances(host, *SERVICES)
     run_role(host, "slurm_accounting", changed, cut_off=True)
     assert not started_anew(before, instances(host, *SERVICES))
     run_role(host, "slurm_accounting", changed)
     assert started_anew(before, instances(host, *SERVICES)) == {"slurmdbd"}
-    assert "PurgeJobAfter          = 12 months" in host.check_output("sacctmgr show configuration")
+    assert "PurgeJobAfter          = 11 months" in host.check_output("sacctmgr show configuration")
 
 
 def test_a_partition_with_a_qos_that_is_not_there_is_refused(host: Host) -> None:

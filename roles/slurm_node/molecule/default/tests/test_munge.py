@@ -33,9 +33,38 @@ def test_round_trip(host: Host) -> None:
     assert host.run("munge --no-input | unmunge").rc == 0
 
 
-def test_forged_credential_is_refused(host: Host) -> None:
-    result = host.run("munge --no-input | tr A-M N-Z | unmunge")
-    assert result.rc != 0
+def unmunged(host: Host, credential: str) -> str:
+    """What unmunge says of a credential."""
+    return str(host.run("echo %s | unmunge 2>&1", credential).stdout)
+
+
+@pytest.mark.parametrize("where", [0.25, 0.5, 0.75])
+def test_changed_credential_is_refused(host: Host, where: float) -> None:
+    """One character of what the key protects, here and there; the format stays whole, so it is the key that says no."""
+    credential = host.check_output("munge --no-input").strip()
+    assert credential.startswith("MUNGE:")
+    assert credential.endswith(":")
+    at = len("MUNGE:") + int(where * len(credential[len("MUNGE:") : -1].rstrip("=")))
+    forged = f"{credential[:at]}{'B' if credential[at] == 'A' else 'A'}{credential[at + 1 :]}"
+    assert "Invalid credential" in unmunged(host, forged)
+    assert "Success" in unmunged(host, credential)
+
+
+def test_credential_made_with_another_key_is_refused(host: Host) -> None:
+    """By a second munged, as somebody would run who has everything but the cluster's key."""
+    script = """
+    mkdir -m 711 /run/forger
+    mungekey --create --keyfile=/run/forger/key
+    munged --key-file=/run/forger/key --socket=/run/forger/socket --pid-file=/run/forger/pid --seed-file=/run/forger/seed --log-file=/run/forger/log
+    munge --no-input --socket=/run/forger/socket
+    """
+    try:
+        credential = host.check_output("sh -e -c %s", script).strip()
+        own = host.run("echo %s | unmunge --socket=/run/forger/socket", credential)
+        assert "Success" in own.stdout, "otherwise it would show nothing"
+        assert "Invalid credential" in unmunged(host, credential)
+    finally:
+        host.run("munged --stop --pid-file=/run/forger/pid --socket=/run/forger/socket; rm -r /run/forger")
 
 
 @pytest.mark.parametrize("other", ["slurm_controller", "slurm_node"])

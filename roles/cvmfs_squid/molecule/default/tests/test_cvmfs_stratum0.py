@@ -24,7 +24,7 @@ def cvmfs(host: Host, *arguments: str) -> Any:
 
 
 def other(host: Host) -> Host:
-    return host.get_host("ansible://other001", ansible_inventory=host.backend.ansible_runner.inventory_file)
+    return host.get_host("ansible://stranger001", ansible_inventory=host.backend.ansible_runner.inventory_file)
 
 
 def ask(host: Host, path: str, *options: str) -> tuple[int, dict[str, str]]:
@@ -91,7 +91,7 @@ def test_what_says_the_revision_is_fresh_and_objects_are_kept(host: Host) -> Non
     # The last one tells a stratum 1 that it may replicate from here.
     for name in (".cvmfspublished", ".cvmfswhitelist", ".cvmfs_master_replica"):
         status, headers = ask(host, f"/cvmfs/{FQRN}/{name}")
-        assert (status, headers["cache-control"]) == (200, "max-age=15"), name
+        assert (status, headers["cache-control"]) == (200, "max-age=3"), name
     catalog = cvmfs(host, "info", FQRN)["catalog"]
     status, headers = ask(host, f"/cvmfs/{FQRN}/data/{catalog[:2]}/{catalog[2:]}C")
     assert (status, headers["cache-control"]) == (200, "max-age=259200")

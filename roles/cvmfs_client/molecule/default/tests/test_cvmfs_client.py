@@ -193,7 +193,7 @@ def test_a_web_server_that_starts_again_kills_no_reader(host: Host, server: Host
 
 
 def test_one_forbidden_object_is_nobody_elses(host: Host, server: Host) -> None:
-    publish(server, "echo $$ >forbidden; rm -rf allowed; mkdir allowed; for n in 1 2 3; do echo $n$$ >allowed/$n; done")
+    publish(server, "echo forbidden-$$ >forbidden; rm -rf allowed; mkdir allowed; for n in 1 2 3; do echo allowed-$n-$$ >allowed/$n; done")
     reload(host)
     digest = attribute(host, "user.hash", f"{MOUNT}/forbidden")
     path = f"{WEB}/data/{digest[:2]}/{digest[2:]}"

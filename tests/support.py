@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import testinfra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 #: How many times as long as on an ordinary machine to wait for things, before a test fails: emulated processors are that slow.
@@ -197,8 +197,17 @@ def _host(variables: dict[str, Any]) -> Any:
     )
 
 
-def killed_after(steps: int, *arguments: str | Path) -> bool:
-    """Run tools/cluster and kill -9 it, with all it started, after so many finished steps; False when it ended before."""
+def killed_after(number: int, *arguments: str | Path, line: str = "✓") -> bool:
+    """Run tools/cluster and kill -9 it, with all it started, once it has told something so many times.
+
+    Args:
+        number: how many lines, 1 or more.
+        arguments: of tools/cluster.
+        line: what is in such a line; a finished step's mark, if nothing else is said.
+
+    Returns:
+        Whether it was killed; not when it ended before.
+    """
     process = subprocess.Popen(
         [str(CLUSTER), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -208,18 +217,37 @@ def killed_after(steps: int, *arguments: str | Path) -> bool:
         start_new_session=True,
     )
     assert process.stderr is not None, "stderr=PIPE makes it one"
-    done = 0
+    seen = 0
     with process.stderr:
-        for line in process.stderr:
-            done += "✓" in line
-            if done >= steps:
+        for told in process.stderr:
+            seen += line in told
+            if seen >= number:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
     return process.wait(timeout=60) == -signal.SIGKILL
 
 
+@contextlib.contextmanager
+def standing_still(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Stop a process, by SIGSTOP, and let it go on afterwards; fails when it had ended already."""
+    process.send_signal(signal.SIGSTOP)
+    # Of a process that is gone the signal is lost without a word: wait for it to be seen stopped.
+    until(
+        "the process to stand still",
+        lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "TZ",
+        seconds=10,
+    )
+    assert process.poll() is None, f"it ended, with {process.returncode}, before it could be stopped"
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def two_at_once(spec: Path, option: str, *, seconds: float) -> None:
     """Run `up` while another one is at work: the first goes on to its end, the second refuses and says who is there.
+
+    The first stands still while the second runs: it can't have ended by then.
 
     Args:
         spec: the cluster.yml.
@@ -232,7 +260,8 @@ def two_at_once(spec: Path, option: str, *, seconds: float) -> None:
         for line in first.stderr:
             if "✓" in line:
                 break
-        second = cluster("up", "--site", spec, option, check=False)
+        with standing_still(first):
+            second = cluster("up", "--site", spec, option, check=False)
         first.stderr.read()
     assert first.wait(timeout=seconds) == 0
     assert second.returncode == 1

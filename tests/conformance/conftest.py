@@ -93,8 +93,21 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="session")
+def _standing(tmp_path_factory: pytest.TempPathFactory, provider_name: str) -> Iterator[Site]:
+    with _cluster(tmp_path_factory.mktemp("standing"), "standing", provider_name) as opened:
+        yield opened
+
+
 @pytest.fixture
-def site(tmp_path: Path, provider_name: str) -> Iterator[Site]:
+def site(_standing: Site) -> Site:
+    """A cluster that is up and whole, one for all tests that leave it so; what a test before this one hurt is mended first."""
+    _standing.provision()
+    return _standing
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, provider_name: str) -> Iterator[Site]:
     """A cluster of which nothing exists yet; nothing of it exists afterwards."""
     with _cluster(tmp_path / "one", "conformance", provider_name) as opened:
         yield opened
@@ -103,5 +116,5 @@ def site(tmp_path: Path, provider_name: str) -> Iterator[Site]:
 @pytest.fixture
 def neighbour(tmp_path: Path, provider_name: str) -> Iterator[Site]:
     """Another cluster beside it."""
-    with _cluster(tmp_path / "two", "conformance-b", provider_name, public=True) as opened:
+    with _cluster(tmp_path / "two", "neighbour", provider_name, public=True) as opened:
         yield opened

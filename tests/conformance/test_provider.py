@@ -14,6 +14,7 @@ from gridstead.cluster.plan import Action, teardown
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.resources import Key, Kind, Status
 from gridstead.cluster.site import Site
+from support import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,14 +40,13 @@ def ids(site: Site) -> dict[Key, str]:
     return {key: found.id for key, found in site.provider.observe().items() if found.id}
 
 
-def test_nothing_is_observed_before_anything_is_made(site: Site) -> None:
-    assert not site.provider.observe()
-    plan, _ = site.plan()
+def test_nothing_is_observed_before_anything_is_made(fresh: Site) -> None:
+    assert not fresh.provider.observe()
+    plan, _ = fresh.plan()
     assert {step.action for step in plan.steps} == {Action.CREATE}
 
 
 def test_what_is_desired_becomes_what_is_observed(site: Site) -> None:
-    site.provision()
     observed = site.provider.observe()
     desired = site.provider.desired(observed)
     assert {resource.key for resource in desired} == set(observed)
@@ -56,7 +56,6 @@ def test_what_is_desired_becomes_what_is_observed(site: Site) -> None:
 
 
 def test_a_second_run_makes_nothing_twice(site: Site) -> None:
-    site.provision()
     before = ids(site)
     for resource in site.provider.desired(site.provider.observe()):
         site.provider.ensure(resource)
@@ -65,7 +64,6 @@ def test_a_second_run_makes_nothing_twice(site: Site) -> None:
 
 @pytest.mark.usefixtures("answering")
 def test_nodes_answer_with_their_own_names_and_reach_each_other(site: Site) -> None:
-    site.provision()
     for node, access in site.nodes().items():
         assert on(site, node, "hostname -s") == node
         assert access.address in on(site, node, "hostname -I").split()
@@ -75,14 +73,12 @@ def test_nodes_answer_with_their_own_names_and_reach_each_other(site: Site) -> N
 
 @pytest.mark.usefixtures("answering")
 def test_a_volume_is_found_by_its_id_and_has_its_size(site: Site) -> None:
-    site.provision()
     device = site.access("server001").volumes["data"]
     assert device.startswith(DATA)
     assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 2**30
 
 
 def test_a_volume_outlives_its_node(site: Site) -> None:
-    site.provision()
     device = site.access("server001").volumes["data"]
     if answers(site):
         on(site, "server001", f"printf 'kept across nodes' > {device}")
@@ -102,7 +98,6 @@ def test_a_volume_outlives_its_node(site: Site) -> None:
 
 
 def test_a_deleted_node_comes_back_alone(site: Site) -> None:
-    site.provision()
     before = ids(site)
     site.provider.delete(Key(Kind.NODE, "worker001"))
     site.provider.delete(Key(Kind.NODE, "worker001"))
@@ -115,7 +110,6 @@ def test_a_deleted_node_comes_back_alone(site: Site) -> None:
 
 
 def test_stopped_nodes_start_again_as_they_were(site: Site) -> None:
-    site.provision()
     before = ids(site)
     addresses = {node: access.address for node, access in site.nodes().items()}
     if answers(site):
@@ -133,22 +127,21 @@ def test_stopped_nodes_start_again_as_they_were(site: Site) -> None:
 
 @pytest.mark.usefixtures("answering")
 def test_a_node_reboots_by_itself(site: Site) -> None:
-    site.provision()
     boot = "stat -c %Z /proc/1"
     before = on(site, "worker001", boot)
     subprocess.run([*ssh_argv(site.paths, site.access("worker001")), "systemctl reboot"], timeout=60, check=False, capture_output=True)
-    for _ in range(100):
+
+    def booted() -> str:
         try:
-            if on(site, "worker001", boot) != before:
-                return
+            return on(site, "worker001", boot)
         except (AssertionError, subprocess.TimeoutExpired):
-            continue
-    pytest.fail("worker001 did not come back from a reboot")
+            return ""
+
+    until("worker001 to come back from a reboot", lambda: booted() not in ("", before), seconds=120)
 
 
 @pytest.mark.usefixtures("answering")
 def test_a_new_key_gets_in_after_the_state_was_lost(site: Site, state: Path) -> None:
-    site.provision()
     before = ids(site)
     shutil.rmtree(state / site.spec.name)
     assert ids(site) == before, "the state directory must not be where the cluster is known from"
@@ -158,7 +151,6 @@ def test_a_new_key_gets_in_after_the_state_was_lost(site: Site, state: Path) -> 
 
 
 def test_another_cluster_is_not_seen_and_not_touched(site: Site, neighbour: Site) -> None:
-    site.provision()
     before = ids(site)
     assert not neighbour.provider.observe()
     neighbour.provision()
@@ -171,7 +163,6 @@ def test_another_cluster_is_not_seen_and_not_touched(site: Site, neighbour: Site
 
 
 def test_volumes_stay_when_the_cluster_goes(site: Site) -> None:
-    site.provision()
     device = site.access("server001").volumes["data"]
     if answers(site):
         on(site, "server001", f"printf 'kept for later' > {device} && sync")
@@ -184,39 +175,38 @@ def test_volumes_stay_when_the_cluster_goes(site: Site) -> None:
         assert on(site, "server001", f"head -c 14 {device}") == "kept for later"
 
 
-def test_taking_away_what_is_gone_is_well(site: Site) -> None:
-    site.provision()
-    observed = site.provider.observe()
-    site.down(volumes=True, final=False)
+def test_taking_away_what_is_gone_is_well(fresh: Site) -> None:
+    fresh.provision()
+    observed = fresh.provider.observe()
+    fresh.down(volumes=True, final=False)
     for step in teardown(observed).steps:
-        site.provider.delete(step.key)
-    assert not site.provider.observe()
+        fresh.provider.delete(step.key)
+    assert not fresh.provider.observe()
 
 
-def test_a_volume_grows_and_never_shrinks(site: Site) -> None:
-    site.provision()
-    device = site.access("server001").volumes["data"]
-    if answers(site):
-        on(site, "server001", f"printf 'first bytes' > {device} && sync")
+def test_a_volume_grows_and_never_shrinks(fresh: Site) -> None:
+    fresh.provision()
+    device = fresh.access("server001").volumes["data"]
+    if answers(fresh):
+        on(fresh, "server001", f"printf 'first bytes' > {device} && sync")
     else:
-        site.down()  # not every driver of a cloud extends what is attached
-    spec = site.paths.spec
+        fresh.down()  # not every driver of a cloud extends what is attached
+    spec = fresh.paths.spec
     spec.write_text(spec.read_text().replace("1G", "2G"))
-    larger = type(site).open(spec, Progress(quiet=True))
+    larger = type(fresh).open(spec, Progress(quiet=True))
     assert "update volume server001-data" in [str(step) for step in larger.plan()[0].steps]
     larger.provision()
     assert larger.provider.observe()[Key(Kind.VOLUME, "server001-data")].data["bytes"] == 2 * 2**30
-    if answers(site):
-        assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 2 * 2**30
-        assert on(site, "server001", f"head -c 11 {device}") == "first bytes"
+    if answers(fresh):
+        assert int(on(fresh, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 2 * 2**30
+        assert on(fresh, "server001", f"head -c 11 {device}") == "first bytes"
     spec.write_text(spec.read_text().replace("2G", "1G"))
     with pytest.raises(InputError, match="never shrink"):
-        type(site).open(spec, Progress(quiet=True)).provision()
+        type(fresh).open(spec, Progress(quiet=True)).provision()
 
 
 @pytest.mark.usefixtures("answering")
 def test_the_console_tells_what_a_node_said(site: Site) -> None:
-    site.provision()
     on(site, "worker001", "logger --tag conformance 'a word for the journal'")
     assert "a word for the journal" in site.provider.console("worker001", 50)
     with pytest.raises(GridsteadError, match="no node"):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import ROOT, cluster
+from leftovers import leftovers
+from support import ROOT, Site, cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 SMALL = """\
@@ -29,6 +30,8 @@ nodes:
     volumes:
       - {name: scratch, size: 100M, mount: /scratch, filesystem: ext4}
 """
+#: The tests that failed, of those that were given the whole site: the next one must not pay for it.
+FAILED = pytest.StashKey[set[str]]()
 
 
 @pytest.fixture
@@ -37,19 +40,51 @@ def small(tmp_path: Path) -> Iterator[Path]:
     spec = tmp_path / "cluster.yml"
     spec.write_text(SMALL)
     yield spec
-    spec.write_text(SMALL)
-    cluster("--site", spec, "down", "--volumes")
+    if leftovers("faults"):
+        spec.write_text(SMALL)
+        cluster("--site", spec, "down", "--volumes")
+    assert leftovers("faults") == []
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a whole site like inventories/local, up and configured."""
-    where = tmp_path_factory.mktemp("whole") / "gridstead-faults"
+@pytest.fixture(scope="session")
+def _whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    where = tmp_path_factory.mktemp("whole") / "gridstead-recovery"
     shutil.copytree(ROOT / "inventories" / "local", where)
     spec = where / "cluster.yml"
-    spec.write_text(re.sub(r"(?m)^name: local$", "name: gridstead-faults", spec.read_text()))
+    spec.write_text(re.sub(r"(?m)^name: local$", "name: gridstead-recovery", spec.read_text()))
     try:
         cluster("--site", where, "up", timeout=1200)
         yield where
     finally:
         cluster("--site", where, "down", "--volumes")
+
+
+@pytest.fixture(scope="session")
+def _declared(_whole: Path) -> str:
+    return (_whole / "cluster.yml").read_text()
+
+
+@pytest.fixture
+def whole(request: pytest.FixtureRequest, _whole: Path, _declared: str) -> Path:
+    """The directory of a whole site like inventories/local, up and configured: one for all tests of what happens to a site.
+
+    Each leaves it as it was. After one that failed it is put right again, so that no test falls for another's reason.
+    """
+    if request.config.stash.setdefault(FAILED, set()):
+        (_whole / "cluster.yml").write_text(_declared)
+        for hook in ("before.yml", "after.yml"):
+            (_whole / hook).unlink(missing_ok=True)
+        cluster("--site", _whole, "up", "--full", timeout=1200)
+        slurm = Site.look(_whole).first("slurm_controller")
+        slurm.sh("for user in root grid alice bob; do scancel --user=$user; done; scontrol update nodename=ALL state=resume", check=False)
+        request.config.stash[FAILED].clear()
+    return _whole
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember what failed on the whole site."""
+    report = yield
+    if report.failed and "whole" in getattr(item, "fixturenames", ()):
+        item.config.stash.setdefault(FAILED, set()).add(item.nodeid)
+    return report

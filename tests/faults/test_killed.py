@@ -1,9 +1,11 @@
-"""`up` and `down`, killed at every step: the next run completes what was begun, and nothing is there twice or left behind."""
+"""`up` and `down`, killed after every step: the next run completes what was begun, and nothing is there twice or left behind."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+
+import pytest
 
 from gridstead.cluster.host import Host
 from gridstead.cluster.providers.podman.engine import RUNTIME, Podman
@@ -13,27 +15,45 @@ from support import cluster, killed_after, two_at_once
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Of how many steps at least a run must have been killed: some end at the same moment as others.
+MANY = 5
 
-def test_up_and_down_killed_at_every_step(small: Path) -> None:
+
+def test_up_and_down_killed_after_every_step(small: Path) -> None:
     names = {"server001", "worker001", "worker002"}
     steps = len(json.loads(cluster("plan", "--site", small, "--json").stdout))
     assert steps == 11
-    # Once through the whole plan first, so that no later run stops to build the image.
-    cluster("up", "--site", small, "--no-configure")
-    cluster("down", "--site", small, "--volumes")
+    # Before the first run that is killed, so that none of them stops to build the image.
+    cluster("image", "build")
+    # Each run is killed after the first step that it completes, with whatever else is under way, until one has none left.
     killed = 0
-    for step in range(1, steps + 1):
-        killed += killed_after(step, "up", "--site", small, "--no-configure")
-        cluster("up", "--site", small, "--no-configure")
-        seen = json.loads(cluster("inventory", "--site", small).stdout)["_meta"]["hostvars"]
-        assert set(seen) == names, f"after a kill at step {step}"
-        assert len({node["gridstead_address"] for node in seen.values()}) == len(names)
-        assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
-        # And the way down, killed at as many steps.
-        killed_after(step, "down", "--site", small, "--volumes")
-        cluster("down", "--site", small, "--volumes")
-        assert leftovers("faults") == [], f"after a kill of down at step {step}"
-    assert killed >= steps - 1, f"only {killed} of {steps} runs were killed before they ended"
+    while killed_after(1, "up", "--site", small, "--no-configure"):
+        killed += 1
+        assert killed <= steps, "runs that were killed got no further"
+    assert killed >= MANY, f"only {killed} runs of up were killed"
+    cluster("up", "--site", small, "--no-configure")
+    seen = json.loads(cluster("inventory", "--site", small).stdout)["_meta"]["hostvars"]
+    assert set(seen) == names
+    assert len({node["gridstead_address"] for node in seen.values()}) == len(names)
+    assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
+    killed = 0
+    while killed_after(1, "down", "--site", small, "--volumes"):
+        killed += 1
+        assert killed <= steps, "runs that were killed got no further"
+    assert killed >= MANY, f"only {killed} runs of down were killed"
+    cluster("down", "--site", small, "--volumes")
+    assert leftovers("faults") == []
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_one_run_completes_what_a_killed_one_began(small: Path, step: int) -> None:
+    """As above, but from a kill in the midst of many steps, and with nothing killed in between."""
+    assert killed_after(step, "up", "--site", small, "--no-configure")
+    cluster("up", "--site", small, "--no-configure")
+    assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
+    assert killed_after(step, "down", "--site", small, "--volumes")
+    cluster("down", "--site", small, "--volumes")
+    assert leftovers("faults") == []
 
 
 def test_two_at_once(small: Path) -> None:

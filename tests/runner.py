@@ -362,11 +362,12 @@ PARTS = {
 
 def scenarios() -> dict[str, Path]:
     """The directory of the role with whose scenario each role is tested: the scenario that has the role's tests."""
-    return {
+    found = {
         path.stem.removeprefix("test_"): path.parents[3]
         for path in sorted(ROOT.glob("roles/*/molecule/default/tests/test_*.py"))
         if (path.parent.parent / "molecule.yml").exists()
     }
+    return {role: where for role, where in found.items() if (ROOT / "roles" / role).is_dir()}
 
 
 def shell_scripts() -> list[str]:

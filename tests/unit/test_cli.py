@@ -9,10 +9,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
+
+from gridstead.cluster import cli
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.site import site_argument
+from gridstead.cluster.spec_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -52,6 +58,7 @@ def test_help_names_every_command(run: Run) -> None:
         "list",
         "ssh",
         "scale",
+        "remove",
         "stop",
         "start",
         "verify",
@@ -103,6 +110,55 @@ def test_scale_of_an_unknown_kind_changes_nothing(run: Run, tmp_path: Path) -> N
     (tmp_path / "cluster.yml").write_text(TINY)
     assert "did you mean 'compute'?" in one_error(run("scale", "computes=3", "--site", tmp_path), 2)
     assert (tmp_path / "cluster.yml").read_text() == TINY
+
+
+def test_remove_of_an_unknown_node_changes_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yml").write_text(TINY)
+    assert "did you mean 'compute002'?" in one_error(run("remove", "compute02", "--site", tmp_path), 2)
+    assert (tmp_path / "cluster.yml").read_text() == TINY
+
+
+def test_a_file_that_ansible_would_take_for_a_list_of_hosts_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a,b.yml").write_text(TINY)
+    assert "a,b.yml: a path with a comma" in one_error(run("plan", "--site", tmp_path / "a,b.yml"), 2)
+
+
+@pytest.mark.parametrize(
+    ("declaration", "argument"),
+    [
+        (ROOT / "inventories" / "local" / "cluster.yml", ""),
+        (ROOT / "inventories" / "openstack" / "cluster.yml", "openstack"),
+        (Path("/some/where/cluster.yml"), "/some/where"),
+        (Path("/some/local/cluster.yml"), "/some/local"),
+        (Path("/some/where/my.yml"), "/some/where/my.yml"),
+    ],
+)
+def test_what_the_site_is_called_works_from_anywhere(declaration: Path, argument: str) -> None:
+    assert site_argument(declaration) == argument
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, command: str) -> None:
+    (tmp_path / "cluster.yml").write_text(TINY)
+    state = tmp_path / "state"
+    # In a mount namespace of its own, so that nothing of it is left.
+    script = (
+        f"mkdir {state} && mount -t tmpfs -o size=64k none {state} && mkdir -p {state}/tiny && {{ dd if=/dev/zero of={state}/fill bs=1k || :; }} "
+        f"2>/dev/null; exec {sys.executable} -m gridstead.cluster {command} --quiet --site {tmp_path}"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env={**os.environ, "GRIDSTEAD_STATE": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    message = one_error(done, 1)
+    assert "no space left on device" in message
+    assert f"free are 0 MiB at {state}" in message
 
 
 def test_the_schema_accepts_this_repositorys_sites_and_refuses_mistakes(run: Run) -> None:
@@ -178,6 +234,32 @@ def test_without_root_it_says_so(open_directory: Path, command: str) -> None:
     state.mkdir()
     os.chown(state, 65534, 65534)
     assert "root" in one_error(as_nobody(command, "--site", str(open_directory), state=state), 1)
+
+
+def test_list_shows_every_site_though_one_cloud_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(declaration: Path, _progress: object) -> SimpleNamespace:
+        def nodes() -> dict[str, None]:
+            if load(declaration).provider == "openstack":
+                raise GridsteadError("the cloud does not answer\nand more")
+            return {"frontend001": None}
+
+        return SimpleNamespace(nodes=nodes)
+
+    monkeypatch.setattr(cli.Site, "open", opened)
+
+    def call(*arguments: str) -> str:
+        assert cli.run(list(arguments), lambda argv: cli.app(args=argv, standalone_mode=False)) == 0
+        return capsys.readouterr().out
+
+    rows = {row["site"]: row for row in json.loads(call("list", "--json"))}
+    assert set(rows) == {path.parent.name for path in ROOT.glob("inventories/*/cluster.yml")}
+    assert rows["local"] == {"site": "local", "provider": "podman", "declared": 3, "nodes": ["frontend001"], "error": None}
+    assert (rows["openstack"]["nodes"], rows["openstack"]["error"]) == (None, "the cloud does not answer")
+    lines = {line.split()[0]: line for line in call("list").splitlines()}
+    assert "frontend001" in lines["local"]
+    assert "? the cloud does not answer" in lines["arc-local"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from gridstead.cluster import inventory, secrets
 from gridstead.cluster.errors import InputError, PreflightError
-from gridstead.cluster.paths import SitePaths
+from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess
 from gridstead.cluster.spec import SERVICES, Cluster
@@ -138,6 +139,29 @@ def test_ssh_reads_the_written_configuration(paths: SitePaths, nodes: dict[str, 
         got = ssh_settings("-F", str(written), name)
         assert (got["hostname"], got["user"], got["proxyjump"]) == ("10.70.0.13", "debian", "gate.grid.test")
         assert Path(got["identityfile"].strip('"')) == paths.ssh_key
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "taken"),
+    [
+        ("my.yml", "name: mine\nnodes: {compute: {count: 1}}\n", True),
+        ("a site", "{name: mine, nodes: {compute: {count: 1}}}", True),
+        ("cluster.yml", "not: [yaml", True),
+        ("hosts.yml", "all: {hosts: {one: {}, two: {}}}\n", False),
+        ("my.yml", "name: mine\n", False),
+        ("my.yml", "not: [yaml", False),
+        ("hosts", "[compute]\none\n", False),
+    ],
+)
+def test_the_inventory_plugin_knows_a_declaration_by_what_it_says(tmp_path: Path, name: str, content: str, taken: bool) -> None:
+    (tmp_path / name).write_text(content)
+    # In a process of its own: the plugin is loaded by Ansible, not by this package.
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tools/ansible/inventory')!r});"
+        f"from gridstead import InventoryModule; print(InventoryModule().verify_file({str(tmp_path / name)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == str(taken)
 
 
 # ---------------------------------------------------------------------------------------------- networks

@@ -100,6 +100,39 @@ def test_a_limit_keeps_to_it(paths: SitePaths) -> None:
     assert set(recap.hosts) == {"two"}
 
 
+def test_old_logs_go(paths: SitePaths) -> None:
+    for number in range(playbook.LOGS_KEPT + 5):
+        (paths.logs / f"20200101-{number:06d}-configure.log").write_text("")
+    (paths.logs / "notes.txt").write_text("not ours")
+    log = play(paths).log
+    left = sorted(path.name for path in paths.logs.glob("*.log"))
+    assert len(left) == playbook.LOGS_KEPT
+    assert left[-1] == log.name
+    assert left[0] == "20200101-000006-configure.log"
+    assert (paths.logs / "notes.txt").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_no_room_for_the_log_is_told(paths: SitePaths) -> None:
+    # In a mount namespace of its own, so that nothing of it is left.
+    script = (
+        "import sys; from pathlib import Path; from gridstead.cluster import playbook; from gridstead.cluster.paths import SitePaths;"
+        f"from gridstead.cluster.progress import Progress; paths = SitePaths(Path({str(paths.spec)!r}), 'trial');"
+        f"playbook.play([{str(paths.spec.parent / 'play.yml')!r}], paths, Progress(quiet=True), what='full')"
+    )
+    mount = f"mount -t tmpfs -o size=16k none {paths.logs} && {{ dd if=/dev/zero of={paths.logs}/fill bs=1k || :; }} 2>/dev/null"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f'{mount}; exec "$@"', "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1
+    assert f"full: no space left on the disk of {paths.logs}" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gridstead.cluster.errors import InputError
 from gridstead.cluster.spec import SERVICES, Cluster, parse_size
-from gridstead.cluster.spec_file import load, write_count
+from gridstead.cluster.spec_file import load, write_count, write_removal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,9 +154,81 @@ MISTAKES = {
     "host bits set": ("cidr: auto", "cidr: 10.1.2.3/24", "cidr: 10.1", ["network.cidr", "10.1.2.3/24 has host bits set"]),
     "public network": ("cidr: auto", "cidr: 8.8.8.0/24", "cidr: 8.8", ["network.cidr", "8.8.8.0/24 is not a private IPv4 network"]),
     "network too small": ("cidr: auto", "cidr: 10.1.2.0/30", "cidr: 10.1", ["network.cidr", "/28 or larger"]),
+    "count as text": ("count: 2 ", "count: '2' ", "count: '2'", ["nodes.compute.count", "integer", "'2'"]),
+    "count as a fraction": ("count: 2 ", "count: 2.0 ", "count: 2.0", ["nodes.compute.count", "integer", "2.0"]),
+    "memory as text": ("memory: 2048", "memory: '2048'", "memory: '2048'", ["nodes.frontend.flavor.memory", "integer"]),
+    "kind all": ("  compute:", "  all:", "  all:", ["nodes.all", "Ansible's own name"]),
+    "kind ungrouped": ("  compute:", "  ungrouped:", "  ungrouped:", ["nodes.ungrouped", "Ansible's own name"]),
+    "kind localhost": ("  compute:", "  localhost:", "  localhost:", ["nodes.localhost", "Ansible's own name"]),
+    "kind called as a service": ("  compute:", "  monitoring:", "  monitoring:", ["nodes.monitoring", "is a service"]),
+    "kind called as a node": ("  compute:", "  frontend001:", "  frontend001:", ["nodes.frontend001", "a node of kind frontend"]),
+    "kind called as a service of the site": (
+        "nodes:",
+        "extra_services: [compute]\nnodes:",
+        "  compute:",
+        ["nodes.compute", "is a service"],
+    ),
+    "service of the site called as one of the kit": (
+        "nodes:",
+        "extra_services: [arc_ce]\nnodes:",
+        "extra_services",
+        ["extra_services", "'arc_ce' is taken"],
+    ),
+    "service of the site called all": ("nodes:", "extra_services: [all]\nnodes:", "extra_services", ["extra_services", "'all' is taken"]),
+    "number twice": ("count: 2 ", "without: [2, 2]\n    count: 2 ", "  compute:", ["nodes.compute", "number '2' is declared twice"]),
+    "number zero": ("count: 2 ", "without: [0]\n    count: 2 ", "without", ["nodes.compute.without.0", "greater than or equal to 1"]),
+    "numbers beyond three digits": (
+        "count: 2 ",
+        "without: [1, 2]\n    count: 998 ",
+        "  compute:",
+        ["nodes.compute", "numbers up to 1000", "end at 999"],
+    ),
     "missing key": ("        size: 1G\n", "", "- name: scratch", ["nodes.compute.volumes.0.size", "missing"]),
     "no nodes": (GOOD[GOOD.index("nodes:") :], "nodes: {}\n", "nodes: {}", ["nodes", "at least 1"]),
 }
+
+
+#: Mount points that hide what the system needs, and how they may be written.
+HIDING = [
+    "/",
+    "//",
+    "/usr",
+    "/usr/",
+    "/usr/local/share",
+    "/etc/../var",
+    "/var",
+    "/var//lib",
+    "/etc/cvmfs",
+    "/root/.ssh",
+    "/run/x",
+    "/./proc",
+]
+
+
+@pytest.mark.parametrize("mount", HIDING)
+@pytest.mark.parametrize(
+    ("old", "key"),
+    [("        mount: /scratch", "nodes.compute.volumes.0.mount"), ("domain: grid.test", "shares.0")],
+    ids=["mount", "share"],
+)
+def test_a_mount_that_hides_the_system_is_refused(spec: Path, mount: str, old: str, key: str) -> None:
+    new = f"        mount: {mount}" if "mount" in old else f"shares: [{mount}]"
+    text = GOOD.replace(old, new, 1)
+    spec.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load(spec)
+    message = str(caught.value)
+    assert message.startswith(f"{spec}:{line_of(text, new)}: {key}: {mount!r} "), message
+    assert "hide the system's own files" in message or "without .." in message
+
+
+@pytest.mark.parametrize(
+    ("written", "means"),
+    [("/scratch/", "/scratch"), ("//data//x/./y/", "/data/x/y"), ("/var/lib/cvmfs", "/var/lib/cvmfs"), ("/home", "/home")],
+)
+def test_a_mount_point_has_one_form(spec: Path, written: str, means: str) -> None:
+    spec.write_text(GOOD.replace("mount: /scratch", f"mount: {written}"))
+    assert load(spec).nodes["compute"].volumes[0].mount == means
 
 
 @pytest.mark.parametrize(("old", "new", "mark", "words"), MISTAKES.values(), ids=MISTAKES)
@@ -266,6 +338,94 @@ def test_a_scale_that_cannot_hold_leaves_the_file_alone(spec: Path, kind: str, c
         write_count(spec, kind, count)
     assert spec.read_text() == GOOD
     assert list(spec.parent.iterdir()) == [spec], "no scratch file is left"
+
+
+KINDS = "name: x\nnodes:\n"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        KINDS + "  compute: {count: &few 2}\n  gpu: {count: *few}\n",
+        KINDS + "  gpu: &small\n    count: 2\n  compute:\n    <<: *small\n    services: []\n",
+        KINDS + "  compute: &small\n    count: 2\n  gpu:\n    <<: *small\n",
+        KINDS + "  gpu: &small {count: 2}\n  compute: *small\n",
+        KINDS + "  compute:\n    count:\n      2\n",
+    ],
+    ids=["anchor", "merge key", "merged elsewhere", "alias of a kind", "on the next line"],
+)
+def test_a_count_that_is_not_the_kinds_own_is_refused_with_its_line(spec: Path, written: str) -> None:
+    spec.write_text(written)
+    with pytest.raises(InputError, match=r"cluster\.yml:\d+: nodes\.compute\.count: cannot be set .*\n.*write count: 5 ") as caught:
+        write_count(spec, "compute", 5)
+    assert caught.value.exit_code == 2
+    assert spec.read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("written", "then"),
+    [
+        ("  gpu: {count: &few 2}\n  compute: {count: *few}\n", "  gpu: {count: &few 2}\n  compute: {count: 5}\n"),
+        ("  compute: {'count': 0x2 }\n", "  compute: {'count': 5 }\n"),
+        ("  compute:\n    count : 1_0 # ten\n", "  compute:\n    count : 5 # ten\n"),
+    ],
+    ids=["alias", "hexadecimal", "underscore"],
+)
+def test_a_count_is_replaced_whole_however_it_is_written(spec: Path, written: str, then: str) -> None:
+    spec.write_text(KINDS + written)
+    write_count(spec, "compute", 5)
+    assert spec.read_text() == KINDS + then
+
+
+# ---------------------------------------------------------------------------------------------- remove writes the file
+
+
+def test_a_removed_number_is_not_given_again(spec: Path) -> None:
+    write_count(spec, "compute", 4)
+    assert write_removal(spec, ["compute002"]) == {"compute": line_of(GOOD, "count: 2 ")}
+    assert list(load(spec).node_names()) == ["frontend001", "compute001", "compute003", "compute004"]
+    assert "    count: 3  # two will do\n    without: [2]\n    services: [nfs_client" in spec.read_text()
+    write_count(spec, "compute", 4)
+    assert list(load(spec).node_names())[1:] == ["compute001", "compute003", "compute004", "compute005"]
+    write_count(spec, "compute", 1)
+    assert list(load(spec).node_names())[1:] == ["compute001"]
+
+
+def test_removing_the_highest_number_is_a_smaller_count(spec: Path) -> None:
+    write_removal(spec, ["compute002"])
+    assert spec.read_text() == GOOD.replace("count: 2 ", "count: 1 ")
+
+
+def test_several_nodes_are_removed_at_once(spec: Path) -> None:
+    spec.write_text(KINDS + "  compute: {count: 3, without: [2], services: []}\n  gpu: {services: [], count: 2}\n")
+    assert write_removal(spec, ["compute003", "gpu001", "compute001"]) == {"compute": 3, "gpu": 4}
+    assert (
+        spec.read_text()
+        == KINDS + "  compute: {count: 1, without: [1, 2, 3], services: []}\n  gpu: {services: [], count: 1, without: [1]}\n"
+    )
+    assert list(load(spec).node_names()) == ["compute004", "gpu002"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        (["compute009"], "no node 'compute009' is declared, did you mean"),
+        (["compute001", "frontend001"], "no node offers it"),
+        (["computer"], "declared: frontend001, compute001, compute002"),
+    ],
+)
+def test_a_removal_that_cannot_hold_leaves_the_file_alone(spec: Path, nodes: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        write_removal(spec, nodes)
+    assert spec.read_text() == GOOD
+
+
+def test_numbers_in_a_list_of_many_lines_are_left_to_people(spec: Path) -> None:
+    written = KINDS + "  compute:\n    without:\n      - 2\n    count: 3\n"
+    spec.write_text(written)
+    with pytest.raises(InputError, match=r"write count: 2, without: \[1, 2\] for it by hand"):
+        write_removal(spec, ["compute001"])
+    assert spec.read_text() == written
 
 
 # ---------------------------------------------------------------------------------------------- schema

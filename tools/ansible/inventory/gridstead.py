@@ -10,12 +10,13 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.template import trust_as_template
+from yaml import YAMLError, safe_load
 
 DOCUMENTATION = """
 name: gridstead
 short_description: The nodes of a Gridstead cluster
 description:
-  - Reads a C(cluster.yml), asks its provider what exists, and gives a group for each node kind and each service, with
+  - Reads a C(cluster.yml), or a file of another name that says what one says (C(name) and C(nodes)), asks its provider what exists, and gives a group for each node kind and each service, with
     the variables that the roles use. C(group_vars/) and C(host_vars/) beside the file count, as with any inventory.
 options: {}
 """
@@ -29,8 +30,16 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # ansible-cor
     NAME = "gridstead"
 
     def verify_file(self, path: str) -> bool:
-        """A file named cluster.yml is for this plugin."""
-        return bool(super().verify_file(path)) and Path(path).name == "cluster.yml"
+        """A file named cluster.yml is for this plugin, and any other one that is a cluster.yml by what it says."""
+        if not super().verify_file(path):
+            return False
+        if Path(path).name == "cluster.yml":
+            return True
+        try:
+            content = safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, YAMLError):
+            return False
+        return isinstance(content, dict) and isinstance(content.get("name"), str) and isinstance(content.get("nodes"), dict)
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Fill the inventory."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,7 +20,7 @@ from gridstead.cluster import report, software, status, verification
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.images import images_for
 from gridstead.cluster.inventory import root_argv, ssh_argv
-from gridstead.cluster.paths import ROOT
+from gridstead.cluster.paths import ROOT, state_home
 from gridstead.cluster.progress import Progress, error_console, result_console
 from gridstead.cluster.resources import Kind
 from gridstead.cluster.site import Site, find_spec
@@ -81,7 +85,14 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter an option
     configure: Annotated[bool, typer.Option("--configure/--no-configure", help="Run Ansible on the nodes.")] = True,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the nodes answer; without that nothing is configured.")] = True,
     full: Annotated[bool, typer.Option("--full", help="Run Ansible even where nothing has changed since the last time.")] = False,
-    check: Annotated[bool, typer.Option("--verify/--no-verify", help="Run a first real job at the end.")] = True,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run a first real job at the end, or none. By default one is run unless nothing was to do and the last one, within an hour, went well.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -91,11 +102,13 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter an option
         for notice in opened.provider.notices():
             opened.progress.say(notice, style="dim")
         outcome = opened.up(replace=replace or [], configure=configure, full=full, wait=wait)
-        job = verification.first_job(opened) if configure and wait and check else None
+        if check is None:
+            check = full or not (outcome.nothing and verification.stands(opened))
+        proof = verification.first_check(opened) if configure and wait and check else None
     if as_json:
-        _emit(report.up_as_json(opened, outcome, job))
+        _emit(report.up_as_json(opened, outcome, proof))
     elif not quiet:
-        report.print_up(opened, outcome, job, result_console())
+        report.print_up(opened, outcome, proof, result_console())
 
 
 @app.command()
@@ -141,12 +154,19 @@ def status_command(site: SiteOption = "local", as_json: JsonOption = False, quie
 
 @app.command("list")
 def list_command(as_json: JsonOption = False) -> None:
-    """The sites under inventories/ and the nodes each has now."""
+    """The sites under inventories/ and the nodes each has now, or why that cannot be told."""
     rows = []
     for name in _complete_site():
-        with _opened(name, quiet=True) as opened:
-            nodes = opened.nodes()
-            rows.append({"site": name, "provider": opened.spec.provider, "declared": len(opened.spec.node_names()), "nodes": sorted(nodes)})
+        row: dict[str, Any] = {"site": name, "provider": None, "declared": None, "nodes": None, "error": None}
+        # A site that cannot be read, or whose cloud cannot be asked, hides no other one.
+        try:
+            spec = load(find_spec(name))
+            row |= {"provider": spec.provider, "declared": len(spec.node_names())}
+            with _opened(name, quiet=True) as opened:
+                row["nodes"] = sorted(opened.nodes())
+        except GridsteadError as error:
+            row["error"] = error.message.splitlines()[0]
+        rows.append(row)
     if as_json:
         _emit(rows)
     else:
@@ -210,6 +230,27 @@ def scale(
 
 
 @app.command()
+def remove(
+    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", help="Nodes to take away.", autocompletion=_complete_node)],
+    site: SiteOption = "local",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Drain and remove single nodes. Writes count and without into cluster.yml: their numbers are not given again."""
+    with _opened(site, quiet=quiet or as_json, verbose=verbose) as opened:
+        lines, outcome = opened.remove(nodes)
+    if as_json:
+        _emit({"lines": lines, **report.outcome_as_json(outcome)})
+    elif not quiet:
+        for kind, line in lines.items():
+            typer.echo(
+                f"{opened.paths.spec}:{line}: nodes.{kind} is without {', '.join(node for node in nodes if opened.spec.node_names()[node].kind == kind)}"
+            )
+        report.print_outcome(outcome, result_console())
+
+
+@app.command()
 def stop(site: SiteOption = "local", quiet: QuietOption = False) -> None:
     """Shut all nodes down. Everything stays; `start` brings it back."""
     with _opened(site, quiet=quiet) as opened:
@@ -237,8 +278,8 @@ def verify(
     """Run the end-to-end tests on the site: real jobs through every service."""
     with _opened(site, quiet=quiet) as opened:
         if quick:
-            job = verification.first_job(opened)
-            typer.echo(f"job {job.id} ran on {job.node}: {job.seconds:.1f} s from submission to result")
+            proof = verification.first_check(opened)
+            typer.echo(str(proof or f"cluster {opened.spec.name} runs no jobs and shares no files: there is nothing to try"))
             return
         code = verification.end_to_end(opened, select=select, quiet=quiet)
     raise typer.Exit(code)
@@ -320,6 +361,25 @@ def _moved_behind(argv: list[str]) -> list[str]:
     return [*rest[:1], *early, *rest[1:]] if rest else early
 
 
+#: What a disk says that takes no more.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _disk_error(error: OSError) -> GridsteadError:
+    """One clear message for a disk that is full or takes no writes, whoever met it."""
+    places = dict.fromkeys((state_home(), Path(tempfile.gettempdir())))
+    free = []
+    for place in places:
+        with suppress(OSError):
+            there = next(path for path in (place, *place.parents) if path.is_dir())
+            free.append(f"{shutil.disk_usage(there).free // 2**20} MiB at {place}")
+    where = f"{error.filename}: " if error.filename else ""
+    return GridsteadError(
+        f"{where}{(error.strerror or str(error)).lower()}; free are {', '.join(free)}",
+        hint="make room (or choose another disk: GRIDSTEAD_STATE, TMPDIR), then run this again: it goes on where it stopped",
+    )
+
+
 def run(argv: list[str], call: Callable[[list[str]], Any]) -> int:
     """Call the application; every error of ours ends as one message and its exit code.
 
@@ -332,6 +392,11 @@ def run(argv: list[str], call: Callable[[list[str]], Any]) -> int:
     except GridsteadError as error:
         error_console().print(f"error: {error}", style="red", markup=False)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        error_console().print(f"error: {_disk_error(error)}", style="red", markup=False)
+        return 1
     except KeyboardInterrupt:
         error_console().print("interrupted; `tools/cluster up` continues, `tools/cluster down` takes all away")
         return 130

@@ -66,6 +66,11 @@ class SitePaths:
         return self.state / "facts"
 
     @property
+    def checked(self) -> Path:
+        """There since the site was last checked by using it; gone as soon as something is done to it."""
+        return self.state / "checked"
+
+    @property
     def lock(self) -> Path:
         """Held by the command that is changing the cluster."""
         return self.state / "lock"

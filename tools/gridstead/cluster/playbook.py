@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,10 @@ from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.progress import Progress
 
+#: How many runs' logs are kept.
+LOGS_KEPT = 50
+#: A log's disk with less room than this, bytes, is what ended Ansible when it said nothing.
+_LOG_ROOM = 64 * 2**10
 #: How many lines of a failed task's message are shown; the log has them all.
 MESSAGE_LINES = 12
 
@@ -106,6 +111,7 @@ def play(
     Raises:
         PlaybookError: a task failed or a host could not be reached.
     """
+    _forget_old(paths)
     log = paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{what.replace(' ', '-')}.log"
     argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(paths.spec)]
     argv += [str(ROOT / "playbooks" / name) for name in playbooks]
@@ -153,6 +159,12 @@ def play(
     return recap
 
 
+def _forget_old(paths: SitePaths) -> None:
+    """Remove the oldest logs: names begin with the time, and with the one that is to come LOGS_KEPT stay."""
+    for old in sorted(paths.logs.glob("*.log"))[: -(LOGS_KEPT - 1)]:
+        old.unlink(missing_ok=True)
+
+
 def _take(event: dict[str, Any], recap: Recap, progress: Progress) -> None:
     match event["event"]:
         case "failed" | "unreachable":
@@ -180,5 +192,7 @@ def _shorten(message: str) -> str:
 def _message(recap: Recap, log: Path, what: str) -> str:
     if recap.failures:
         return "\n".join(recap.failures)
+    if shutil.disk_usage(log.parent).free < _LOG_ROOM:
+        return f"{what}: no space left on the disk of {log.parent}, where Ansible's log goes"
     # Ansible stopped before its first task (a syntax error, say): its own last words.
     return f"{what}: {_shorten(log.read_text(errors='replace'))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,9 @@ from rich.text import Text
 from gridstead.cluster.doctor import Finding
 from gridstead.cluster.node import Node
 from gridstead.cluster.plan import Action, Plan
-from gridstead.cluster.site import Outcome, Site
+from gridstead.cluster.site import Outcome, Site, site_argument
 from gridstead.cluster.status import SiteStatus, dashboard
-from gridstead.cluster.verification import FirstJob
+from gridstead.cluster.verification import FirstFile, FirstJob
 
 _STYLE = {Action.CREATE: "green", Action.START: "green", Action.REPLACE: "yellow", Action.UPDATE: "yellow", Action.DELETE: "red"}
 
@@ -64,7 +65,7 @@ def print_outcome(outcome: Outcome, out: Console) -> None:
         out.print(f"{len(outcome.plan.told())} steps, {len(outcome.changed)} changes on the nodes ({times})")
 
 
-def up_as_json(site: Site, outcome: Outcome, job: FirstJob | None) -> dict[str, Any]:
+def up_as_json(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None) -> dict[str, Any]:
     """The result of ``up``, as plain data."""
     return {
         "cluster": site.spec.name,
@@ -74,11 +75,12 @@ def up_as_json(site: Site, outcome: Outcome, job: FirstJob | None) -> dict[str, 
             for node, access in sorted(site.nodes().items())
         },
         "ssh_config": str(site.paths.ssh_config),
-        "first_job": vars(job) if job else None,
+        "first_job": vars(proof) if isinstance(proof, FirstJob) else None,
+        "first_file": vars(proof) if isinstance(proof, FirstFile) else None,
     }
 
 
-def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -> None:
+def print_up(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None, out: Console) -> None:
     """What was built, how to log in, how to submit."""
     nodes = site.nodes()
     table = _table("NODE", "ADDRESS", "SERVICES")
@@ -88,9 +90,10 @@ def print_up(site: Site, outcome: Outcome, job: FirstJob | None, out: Console) -
     out.print(table)
     out.print()
     print_outcome(outcome, out)
-    if job is not None:
-        out.print(f"first job: through {job.through} to {job.node} and back in {job.seconds:.1f} s")
-    option = "" if site.paths.spec.parent.name == "local" else f" --site {site.paths.spec.parent.name}"
+    if proof is not None:
+        out.print(str(proof))
+    argument = site_argument(site.paths.spec)
+    option = f" --site {shlex.quote(argument)}" if argument else ""
     ce, controller, monitor = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "monitoring"))
     if ce or controller:
         out.print(f"log in:    tools/cluster ssh {ce or controller}{option} --user grid")
@@ -133,10 +136,11 @@ def print_status(seen: SiteStatus, out: Console) -> None:
 
 
 def print_list(rows: Sequence[dict[str, Any]], out: Console) -> None:
-    """The sites."""
+    """The sites; where nodes could not be asked for, why."""
     table = _table("SITE", "PROVIDER", "DECLARED", "NODES NOW")
     for row in rows:
-        table.add_row(row["site"], row["provider"], str(row["declared"]), " ".join(row["nodes"]) or "-")
+        nodes = Text(f"? {row['error']}", style="yellow") if row["error"] else Text(" ".join(row["nodes"]) or "-")
+        table.add_row(row["site"], row["provider"] or "?", "?" if row["declared"] is None else str(row["declared"]), nodes)
     out.print(table)
 
 

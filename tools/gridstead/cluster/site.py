@@ -39,13 +39,32 @@ def find_spec(site: str) -> Path:
     for candidate in (given, given / "cluster.yml", ROOT / "inventories" / site / "cluster.yml"):
         try:
             if candidate.is_file():
-                return candidate.absolute()
+                break
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=candidate) from None
-    known = ", ".join(sorted(path.parent.name for path in (ROOT / "inventories").glob("*/cluster.yml")))
-    raise InputError(
-        f"no site {site!r}: neither a file, nor a directory with a cluster.yml, nor a name under inventories/", hint=f"known: {known}"
-    )
+    else:
+        known = ", ".join(sorted(path.parent.name for path in (ROOT / "inventories").glob("*/cluster.yml")))
+        raise InputError(
+            f"no site {site!r}: neither a file, nor a directory with a cluster.yml, nor a name under inventories/", hint=f"known: {known}"
+        )
+    if "," in str(candidate.absolute()):
+        raise InputError(
+            "a path with a comma is a list of hosts to Ansible", file=candidate, hint="give the file or its directory another name"
+        )
+    return candidate.absolute()
+
+
+def site_argument(declaration: Path) -> str:
+    """What ``--site`` has to be for a cluster.yml: the shortest that works from anywhere, empty for the default site.
+
+    Args:
+        declaration: the file, as :func:`find_spec` gives it.
+    """
+    if declaration.name != "cluster.yml":
+        return str(declaration)
+    directory = declaration.parent
+    name = directory.name if directory.parent == ROOT / "inventories" else str(directory)
+    return "" if name == "local" else name
 
 
 @dataclass
@@ -162,6 +181,8 @@ class Site:
             self.provider.grant_access(observed)
             if before_leaving:
                 self._drain(leaving, observed)
+        if plan:
+            self.paths.checked.unlink(missing_ok=True)
         apply(plan, self.provider, self.progress)
         fresh = {step.key.name for step in plan.steps if step.key.kind is Kind.NODE and step.action is not Action.DELETE}
         for node in fresh:
@@ -255,6 +276,7 @@ class Site:
             for node, differences in reasons.items():
                 more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
                 self.progress.say(f"{node}: {differences[0]}{more}", style="dim")
+            self.paths.checked.unlink(missing_ok=True)
             outcome.changed = self.play(["site.yml"], what="configure", limit=limit).changed
             seal.put(self.paths, nodes, digest, self.spec.shares)
         outcome.seconds["configure"] = time.monotonic() - began
@@ -273,6 +295,19 @@ class Site:
             # The file first: a run that is killed from here on is completed by `up`.
             line = spec_file.write_count(self.paths.spec, kind, count)
         return line, Site.open(self.paths.spec, self.progress).up(only_new=True)
+
+    def remove(self, nodes: Sequence[str]) -> tuple[dict[str, int], Outcome]:
+        """Take single nodes away, drained, in cluster.yml and in fact; their numbers are not given again.
+
+        Args:
+            nodes: names of declared nodes.
+
+        Returns:
+            The line of cluster.yml with each kind's new count, and what was done.
+        """
+        with self.changing():
+            lines = spec_file.write_removal(self.paths.spec, nodes)
+        return lines, Site.open(self.paths.spec, self.progress).up(only_new=True)
 
     def down(self, *, volumes: bool = False, final: bool = True) -> Plan:
         """Take the cluster away.

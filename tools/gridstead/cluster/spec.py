@@ -6,12 +6,13 @@ The models are the schema (``tools/cluster schema`` exports it for editors); ``s
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gridstead.cluster.node import Node
@@ -46,11 +47,34 @@ _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 #: Smallest volume each mkfs accepts, bytes (mkfs.xfs 6: 300 MiB; mkfs.ext4 with a journal: 8 MiB).
 _SMALLEST = {"xfs": 300 * 2**20, "ext4": 8 * 2**20}
 
+#: Groups and hosts that every inventory has: a node kind or a service of that name would be something else to Ansible.
+RESERVED_NAMES = ("all", "ungrouped", "localhost")
+#: Where the system's own files are: an empty volume over one of these hides them, or over anything in it.
+_SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr")
+#: The same, but what lies in them may well be a volume.
+_SYSTEM_DIRECTORIES = ("/", "/var", "/var/cache", "/var/lib", "/var/lib/dpkg", "/var/lib/rpm", "/var/log", "/var/spool")
+#: Links of the system to what was named above.
+_SYSTEM_LINKS = ("/var/lock", "/var/run")
+
+
+def _mount_point(value: str) -> str:
+    """The path in its shortest form, unless what is mounted there would hide the system's own files."""
+    path = posixpath.normpath(value).replace("//", "/")
+    if ".." in value.split("/"):
+        raise ValueError(f"{value!r} leads to {path}; write that, without ..")
+    inside = any(path == tree or path.startswith(f"{tree}/") for tree in (*_SYSTEM_TREES, *_SYSTEM_LINKS))
+    if inside or path in _SYSTEM_DIRECTORIES:
+        raise ValueError(f"{value!r} would hide the system's own files; write a directory of its own, such as /scratch or /srv/data")
+    return path
+
+
+#: A whole number, written as one: text that looks like one is a mistake somewhere else.
+Count = Annotated[int, Field(strict=True)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 #: No dash: what is named after a kind is told from what is named after a cluster.
 KIND_NAME = r"^[a-z][a-z0-9]{0,20}$"
 KindName = Annotated[str, Field(pattern=KIND_NAME)]
-MountPoint = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")]
+MountPoint = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$"), AfterValidator(_mount_point)]
 #: A resource of the cloud, by its name or id.
 CloudName = Annotated[str, Field(min_length=1, max_length=255)]
 PublishedPort = Annotated[str, Field(pattern=r"^(\d{1,3}(\.\d{1,3}){3}:)?\d{1,5}:\d{1,5}$")]
@@ -118,8 +142,8 @@ class Volume(_Model):
 class Flavor(_Model):
     """How large a node is."""
 
-    cpus: int = Field(default=2, ge=1, le=1024)
-    memory: int = Field(default=1024, ge=256, description="Memory in MiB.")
+    cpus: Count = Field(default=2, ge=1, le=1024)
+    memory: Count = Field(default=1024, ge=256, description="Memory in MiB.")
     name: CloudName | None = Field(
         default=None, description="The cloud's flavor; by default its smallest with these cpus and memory. Not for containers."
     )
@@ -128,7 +152,10 @@ class Flavor(_Model):
 class NodeKind(_Model):
     """A kind of node: ``count`` nodes that are alike."""
 
-    count: int = Field(ge=0, le=999, description="How many nodes; 999 at most (names have three digits).")
+    count: Count = Field(ge=0, le=999, description="How many nodes; 999 at most (names have three digits).")
+    without: tuple[Annotated[int, Field(strict=True, ge=1, le=999)], ...] = Field(
+        default=(), description="Numbers that no node has: those of nodes that were removed. The nodes are numbered on past them."
+    )
     flavor: Flavor = Flavor()
     services: tuple[str, ...] = ()
     volumes: tuple[Volume, ...] = ()
@@ -151,8 +178,9 @@ class NodeKind(_Model):
     def _unique(self) -> Self:
         for what, values in (
             ("volume", [volume.name for volume in self.volumes]),
-            ("mount point", [volume.mount.rstrip("/") for volume in self.volumes]),
+            ("mount point", [volume.mount for volume in self.volumes]),
             ("service", list(self.services)),
+            ("number", [str(number) for number in self.without]),
             ("published port", [port.rsplit(":", 2)[-2] for port in self.publish]),
         ):
             for value in values:
@@ -161,7 +189,17 @@ class NodeKind(_Model):
         for volume in self.volumes:
             if volume.id and self.count > 1:
                 raise ValueError(f"volume {volume.name!r} is one existing volume; {self.count} nodes cannot all have it")
+        if self.numbers[-1:] > [999]:
+            raise ValueError(
+                f"{self.count} nodes without {len(self.without)} numbers need numbers up to {self.numbers[-1]}; names end at 999"
+            )
         return self
+
+    @property
+    def numbers(self) -> list[int]:
+        """The nodes' numbers, rising."""
+        candidates = range(1, self.count + len(self.without) + 1)
+        return [number for number in candidates if number not in self.without][: self.count]
 
 
 class Network(_Model):
@@ -289,6 +327,25 @@ class Cluster(_Model):
         return self
 
     @model_validator(mode="after")
+    def _names(self) -> Self:
+        """Kinds, services and nodes are groups and hosts of one inventory: no two may have one name."""
+        for service in self.extra_services:
+            if service in SERVICES or service in RESERVED_NAMES:
+                raise _mistake(f"{service!r} is taken: by a service of the kit, or by Ansible", "extra_services")
+        for kind_name in self.nodes:
+            if kind_name in RESERVED_NAMES:
+                raise _mistake(f"{kind_name!r} is Ansible's own name; choose another, such as compute", "nodes", kind_name)
+            if kind_name in SERVICES or kind_name in self.extra_services:
+                raise _mistake(f"{kind_name!r} is a service; a kind of node needs a name of its own", "nodes", kind_name)
+        for name, where in (
+            *((name, ("nodes", name)) for name in self.nodes),
+            *((name, ("extra_services",)) for name in self.extra_services),
+        ):
+            if name[:-3] in self.nodes and name[-3:].isdecimal():
+                raise _mistake(f"{name!r} is the name of a node of kind {name[:-3]}; choose another", *where)
+        return self
+
+    @model_validator(mode="after")
     def _services(self) -> Self:
         known = {**SERVICES, **dict.fromkeys(self.extra_services, "")}
         hosts: dict[str, int] = {}
@@ -314,7 +371,7 @@ class Cluster(_Model):
 
     def node_names(self) -> dict[str, Node]:
         """Every node by its name, in the order of the file."""
-        nodes = (Node(kind, number) for kind, it in self.nodes.items() for number in range(1, it.count + 1))
+        nodes = (Node(kind, number) for kind, it in self.nodes.items() for number in it.numbers)
         return {node.name: node for node in nodes}
 
     def services_of(self, node: str) -> tuple[str, ...]:

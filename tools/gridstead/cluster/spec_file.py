@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,23 +123,120 @@ def write_count(path: Path, kind: str, count: int) -> int:
         The line (from 1) that holds the count.
 
     Raises:
-        InputError: no such kind, or the file with that count is not valid; the file is untouched.
+        InputError: no such kind, or the file with that count is not valid, or its count is not there to be set alone; the file is
+            untouched.
     """
     spec = load(path)
     if kind not in spec.nodes:
         raise InputError(
             f"no node kind {kind!r}{nearest(kind, spec.nodes)}", file=path, key="nodes", hint=f"kinds: {', '.join(spec.nodes)}"
         )
-    document = read_document(path)
-    line, column = document["nodes"][kind].lc.value("count")
+    return _write(path, {kind: {"count": count}})[kind]
+
+
+def write_removal(path: Path, nodes: Sequence[str]) -> dict[str, int]:
+    """Take single nodes out of a cluster.yml: their kind's count falls, and ``without`` keeps their numbers free.
+
+    Args:
+        path: the file.
+        nodes: names of declared nodes.
+
+    Returns:
+        The line (from 1) of each kind's new count.
+
+    Raises:
+        InputError: no such node is declared, or the file without them is not valid, or cannot be edited; it is untouched.
+    """
+    spec = load(path)
+    declared = spec.node_names()
+    if unknown := next((node for node in nodes if node not in declared), None):
+        raise InputError(f"no node {unknown!r} is declared{nearest(unknown, declared)}", file=path, hint=f"declared: {', '.join(declared)}")
+    changes: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(declared[node].kind for node in nodes):
+        gone = {declared[node].number for node in nodes if declared[node].kind == kind}
+        left = [number for number in spec.nodes[kind].numbers if number not in gone]
+        # What is above the last node is free without being named.
+        without = sorted(number for number in gone.union(spec.nodes[kind].without) if number < max(left, default=0))
+        changes[kind] = {"count": len(left), "without": without}
+    return _write(path, changes)
+
+
+def _write(path: Path, changes: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """Write keys of node kinds, and make sure that the file then says this and nothing else anew."""
+    document, text = read_document(path), path.read_text(encoding="utf-8")
+    nodes = {kind: {**it, **changes.get(kind, {})} for kind, it in document["nodes"].items()}
     try:
-        Cluster.model_validate({**document, "nodes": {**document["nodes"], kind: {**document["nodes"][kind], "count": count}}})
+        wanted = Cluster.model_validate({**document, "nodes": nodes})
     except ValidationError as failure:
-        raise InputError(f"{kind}={count}: {_explain(failure.errors()[0], document, path).message}") from None
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    lines[line] = lines[line][:column] + re.sub(r"^\d+", str(count), lines[line][column:])
+        said = ", ".join(f"{kind}={keys['count']}" for kind, keys in changes.items())
+        raise InputError(f"{said}: {_explain(failure.errors()[0], document, path).message}") from None
+    lines = {}
+    for kind, keys in changes.items():
+        text, lines[kind] = _edited(text, path, kind, keys)
+    try:
+        written: Cluster | None = Cluster.model_validate(YAML(typ="rt").load(text))
+    except (ValidationError, YAMLError):
+        written = None
+    if written != wanted:
+        kind = next(iter(changes))
+        raise _by_hand(path, document, kind, changes[kind])
     scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text("".join(lines), encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     shutil.copymode(path, scratch)
     scratch.replace(path)
-    return int(line) + 1
+    return lines
+
+
+def _by_hand(path: Path, document: Any, kind: str, keys: dict[str, Any]) -> InputError:
+    said = ", ".join(f"{key}: {value}" for key, value in keys.items())
+    return InputError(
+        "cannot be set for this kind alone: it is not a plain value in a line of its kind (an anchor, an alias, a merge key?)",
+        file=path,
+        line=_line_of(document, ("nodes", kind, "count")),
+        key=f"nodes.{kind}.count",
+        hint=f"write {said} for it by hand, then run `tools/cluster up`",
+    )
+
+
+#: A key with a plain value behind it, on one line: ``count: 3``, ``"count" : *few``, ``without: [2, 5]``.
+_ENTRY = r"""(?P<quote>["']?){key}(?P=quote)\s*:\s+(?P<value>\[[^\]]*\]|[^\s,}}\]#]+)"""
+
+
+def _own(mapping: CommentedMap, key: str) -> tuple[int, int]:
+    """Where a key of a mapping stands, line and column from 0; (-1, 0) when it does not, or came by a merge key."""
+    try:
+        line, column = mapping.lc.key(key)
+    except (KeyError, TypeError):
+        return -1, 0
+    return int(line), int(column)
+
+
+def _edited(text: str, path: Path, kind: str, keys: dict[str, Any]) -> tuple[str, int]:
+    """The text with keys of a kind written, and the line (from 1) of its count."""
+    document = YAML(typ="rt").load(text)
+    declared = document["nodes"][kind]
+    lines = text.splitlines(keepends=True)
+    count_at: tuple[int, int] | None = None
+    for key, value in keys.items():
+        line, column = _own(declared, key)
+        if line < 0:
+            if count_at is None:
+                raise _by_hand(path, document, kind, keys)
+            if not value:
+                continue
+            # Behind the count, in the way that the kind is written.
+            line, end = count_at
+            if declared.fa.flow_style():
+                lines[line] = f"{lines[line][:end]}, {key}: {value}{lines[line][end:]}"
+            else:
+                indent = " " * _own(declared, "count")[1]
+                lines[line] = f"{lines[line].rstrip()}\n{indent}{key}: {value}\n"
+            continue
+        found = re.compile(_ENTRY.format(key=key)).match(lines[line], column)
+        if found is None:
+            raise _by_hand(path, document, kind, keys)
+        lines[line] = f"{lines[line][: found.start('value')]}{value}{lines[line][found.end('value') :]}"
+        if key == "count":
+            count_at = (line, found.start("value") + len(str(value)))
+    assert count_at is not None  # noqa: S101 - every change of a kind sets its count
+    return "".join(lines), count_at[0] + 1

@@ -1,7 +1,8 @@
-"""Checking a site by real jobs."""
+"""Checking a site by using it: a real job where it runs jobs, a shared file where it shares files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,6 +17,10 @@ from gridstead.cluster.site import Site
 
 #: Seconds after which the first job is given up.
 JOB_LIMIT = 180
+#: Seconds in which a file written on the server must be there on a client.
+FILE_LIMIT = 30
+#: Seconds for which a check that went well stands, when nothing was done to the site since.
+STANDS = 3600
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,32 @@ class FirstJob:
     node: str
     seconds: float
 
+    def __str__(self) -> str:
+        return f"first job: through {self.through} to {self.node} and back in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class FirstFile:
+    """A file that was written on one node and read on another.
+
+    Args:
+        share: the shared directory.
+        server: where it was written.
+        node: where it was read.
+        seconds: from before the writing to after the reading.
+    """
+
+    share: str
+    server: str
+    node: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"first file: in {self.share} from {self.server} to {self.node} in {self.seconds:.1f} s"
+
 
 class VerificationError(GridsteadError):
-    """The job did not come back as it should."""
+    """The site does not do what it offers."""
 
 
 #: Runs on the frontend as the grid user: through ARC's own client, with INTERNAL, into Slurm and back.
@@ -65,17 +93,78 @@ echo "id srun"; srun --ntasks=1 sh -c 'echo TOKEN; hostname'
 """
 
 
-def first_job(site: Site) -> FirstJob:
-    """Submit a job as a user would and wait for its result: through ARC where there is a CE, else with srun.
+#: Writes a word into a new file of a share, and says its name.
+_WRITE = """
+set -eu; file=$(mktemp -p "$1" .gridstead-check.XXXXXX); echo "$2" >"$file"; chmod 0644 "$file"; echo "$file"
+"""
+_READ = """
+end=$(($(date +%s) + LIMIT))
+until cat "$1" 2>/dev/null; do [ "$(date +%s)" -lt "$end" ] || exec cat "$1"; sleep 0.2; done
+"""
+
+
+def first_check(site: Site) -> FirstJob | FirstFile | None:
+    """Use the site as its users would, in the way that shows most of it.
+
+    Returns:
+        A job, where there are nodes to run it; else a shared file, where files are shared; else None: there is nothing to use but
+        the nodes themselves, and those answered.
 
     Raises:
-        VerificationError: it failed, or its output is not what it should be.
+        VerificationError: it did not work.
     """
-    ce, controller = site.first_node_with("arc_ce"), site.first_node_with("slurm_controller")
-    frontend = ce or controller
-    if frontend is None:
-        raise VerificationError(f"cluster {site.spec.name} has neither a CE nor a batch system: there is no job to run")
-    through, script = ("ARC", _ARC) if ce else ("Slurm", _SLURM)
+    ce, controller, client = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "nfs_client"))
+    proof: FirstJob | FirstFile | None = None
+    if controller and site.first_node_with("slurm_node"):
+        proof = _first_job(site, ce or controller, "ARC" if ce else "Slurm")
+    elif client and (server := site.first_node_with("nfs_server")):
+        proof = _first_file(site, server, client)
+    # On a full disk there is just no mark, and the next `up` checks again.
+    with contextlib.suppress(OSError):
+        site.paths.checked.touch()
+    return proof
+
+
+def stands(site: Site) -> bool:
+    """Whether a check went well not long ago, and nothing was done to the site since."""
+    try:
+        return 0 <= time.time() - site.paths.checked.stat().st_mtime < STANDS
+    except OSError:
+        return False
+
+
+def _first_file(site: Site, server: str, client: str) -> FirstFile:
+    """Write a file into the first share on its server, and read it on a client."""
+    share, token, began = site.spec.shares[0], uuid.uuid4().hex, time.monotonic()
+    nodes = site.nodes()
+
+    def on(node: str, script: str, *words: str) -> str:
+        argv = root_argv(site.paths, nodes[node], "sh", "-c", script, "sh", *words)
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=FILE_LIMIT * 2, check=False)
+        except subprocess.TimeoutExpired:
+            raise VerificationError(f"{node}: {share} does not answer: the first file took more than {FILE_LIMIT * 2} s") from None
+        if done.returncode:
+            raise VerificationError(
+                f"{node}: the first file in {share} failed: {(done.stdout + done.stderr).strip()[-1500:]}",
+                hint=f"`findmnt {share}` on {server} and on {client} shows what is mounted there",
+            )
+        return done.stdout.strip()
+
+    with site.progress.step("first file", f"in {share} from {server} to {client}", silent=True):
+        file = on(server, _WRITE, share, token)
+        try:
+            seen = on(client, _READ.replace("LIMIT", str(FILE_LIMIT)), file)
+        finally:
+            on(server, 'rm -f "$1"', file)
+    if seen != token:
+        raise VerificationError(f"{client}: {file} says {seen!r}, but {token!r} was written on {server}")
+    return FirstFile(share, server, client, time.monotonic() - began)
+
+
+def _first_job(site: Site, frontend: str, through: str) -> FirstJob:
+    """Submit a job and wait for its result: through ARC as user grid, or with srun."""
+    ce, script = through == "ARC", _ARC if through == "ARC" else _SLURM
     token = uuid.uuid4().hex
     script = script.replace("TOKEN", token).replace("LIMIT", str(JOB_LIMIT))
     user = ["runuser", "-l", "grid", "-c", "sh"] if ce else ["sh"]

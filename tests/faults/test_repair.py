@@ -60,6 +60,36 @@ def test_ansible_alone_does_the_same(whole: Path) -> None:
         assert all("changed=0 " in line for line in recap), "\n".join(recap)
 
 
+def test_a_declaration_of_another_name_is_an_inventory_too(whole: Path) -> None:
+    declaration = whole / "my site.yml"
+    declaration.write_text((whole / "cluster.yml").read_text())
+    (whole / "group_vars").mkdir(exist_ok=True)
+    (whole / "group_vars" / "frontend.yml").write_text("told: beside it\n")
+    try:
+        program = ROOT / ".venv" / "bin" / "ansible-inventory"
+        done = subprocess.run([program, "-i", declaration, "--list"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    finally:
+        declaration.unlink()
+        (whole / "group_vars" / "frontend.yml").unlink()
+    listing = json.loads(done.stdout)
+    assert listing["slurm_node"]["hosts"] == ["compute001", "compute002"]
+    assert listing["_meta"]["hostvars"]["frontend001"]["told"] == "beside it"
+
+
+def test_an_edit_concerns_the_roles_and_nodes_that_have_to_do_with_it(whole: Path) -> None:
+    variables = whole / "group_vars" / "monitoring.yml"
+    variables.write_text("monitoring_interval: 14\n")
+    try:
+        done = up(whole)
+        assert done["tasks_changed"]
+        assert all(change.startswith("frontend001: monitoring : ") for change in done["tasks_changed"]), done["tasks_changed"]
+        assert up(whole)["changed"] is False
+    finally:
+        variables.unlink()
+    assert up(whole)["tasks_changed"]
+    assert up(whole)["changed"] is False
+
+
 def test_a_stopped_service_and_an_edited_file_are_put_right(whole: Path) -> None:
     site = Site.look(whole)
     compute, frontend = site.nodes["compute001"], site.first("slurm_controller")
@@ -157,6 +187,7 @@ def test_scale_up_and_down(whole: Path) -> None:
     assert frontend.out("srun --nodelist=compute003 hostname") == "compute003"
     targets = frontend.out("curl --silent --fail http://localhost:9090/api/v1/targets")
     assert "compute003" in targets
+    assert up(whole)["changed"] is False, "something was left to do after scale"
     frontend.sh(f"scancel {job}")
     until("the job to end", lambda: not frontend.out("squeue --noheader"))
 

@@ -68,18 +68,34 @@ def test_seal_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(node_state, "mounts", dict)
     monkeypatch.setattr(node_state, "RECORDS", tmp_path / "services")
 
-    def check(digest: str) -> list[str]:
-        node_state.main("check", digest)
-        return capsys.readouterr().out.splitlines()
+    def check(**inputs: str) -> dict[str, object]:
+        node_state.main("check", json.dumps(inputs))
+        verdict: dict[str, object] = json.loads(capsys.readouterr().out)
+        return verdict
 
-    assert check("d1") == ["never configured to its end"]
-    node_state.main("seal", "d1")
-    assert check("d1") == []
-    assert check("d2") == [node_state.DECLARATION]
+    def verdict(*, sealed: bool = True, inputs: tuple[str, ...] = (), differences: tuple[str, ...] = ()) -> dict[str, object]:
+        return {"sealed": sealed, "inputs": list(inputs), "differences": list(differences)}
+
+    assert check(base="1") == verdict(sealed=False, inputs=("base",))
+    node_state.main("seal", json.dumps({"base": "1", "munge": "1"}))
+    assert check(base="1", munge="1") == verdict()
+    assert check(base="2", munge="1") == verdict(inputs=("base",))
+    assert check(base="1", nfs_client="1") == verdict(inputs=("munge", "nfs_client"))
     (tree / "conf").write_text("edited by hand")
-    assert check("d1") == [f"file {tree / 'conf'} was changed"]
-    node_state.SEAL.write_text(json.dumps({"digest": "d1"})[:-3])
-    assert check("d1") == ["never configured to its end"]
+    assert check(base="1", munge="1") == verdict(differences=(f"file {tree / 'conf'} was changed",))
+    node_state.SEAL.write_text(json.dumps({"inputs": {"base": "1"}})[:-3])
+    assert check(base="1") == verdict(sealed=False, inputs=("base",))
+
+
+def test_a_seal_of_an_earlier_kit_is_a_seal_of_other_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(node_state, "SEAL", tmp_path / "seal.json")
+    monkeypatch.setattr(node_state, "state", lambda _shares: {})
+    monkeypatch.setattr(node_state, "outdated", list)
+    node_state.SEAL.write_text(json.dumps({"digest": "d1", "state": {}}))
+    node_state.main("check", json.dumps({"base": "1", "munge": "1"}))
+    assert json.loads(capsys.readouterr().out) == {"sealed": True, "inputs": ["base", "munge"], "differences": []}
 
 
 def test_a_node_whose_service_runs_on_old_settings_is_not_sealed(
@@ -97,15 +113,15 @@ def test_a_node_whose_service_runs_on_old_settings_is_not_sealed(
 
     record = records / "some.service"
     record.write_text(f"0c4f\n{hashlib.sha256(b'old').hexdigest()}  {settings}\n")
-    node_state.main("seal", "d1")
-    node_state.main("check", "d1")
-    assert capsys.readouterr().out == "never configured to its end\n"
+    node_state.main("seal", "{}")
+    node_state.main("check", "{}")
+    assert json.loads(capsys.readouterr().out)["sealed"] is False
 
     record.write_text(f"0c4f\n{hashlib.sha256(b'new').hexdigest()}  {settings}\n")
-    node_state.main("seal", "d1")
-    node_state.main("check", "d1")
-    assert capsys.readouterr().out == ""
+    node_state.main("seal", "{}")
+    node_state.main("check", "{}")
+    assert json.loads(capsys.readouterr().out) == {"sealed": True, "inputs": [], "differences": []}
 
     settings.unlink()
-    node_state.main("check", "d1")
-    assert capsys.readouterr().out == f"service some.service runs with another {settings}\n"
+    node_state.main("check", "{}")
+    assert json.loads(capsys.readouterr().out)["differences"] == [f"service some.service runs with another {settings}"]

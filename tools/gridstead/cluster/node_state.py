@@ -1,10 +1,11 @@
 """Runs on a node, under any Python 3.9+: whether the node is still in the state it was left in.
 
-``seal DIGEST`` remembers the present state as the one that was configured from inputs with that digest. ``check DIGEST``
-prints one line for each way in which the node differs from it now, and nothing where all is as it was left. Covered is
-what roles configure: files below /etc and /usr/local, the package database, enabled units and whether they run, mounts,
-owners and modes of the directories of the shares. A node with a service that runs on other settings than those on disk is
-not sealed, and differs. Standard library only; the controller sends this file's text over ssh.
+``seal INPUTS`` remembers the present state as the one that was configured from these inputs, a JSON object with the digest of
+each role's. ``check INPUTS`` prints, as JSON, whether the node was ever sealed, which inputs differ from those it was sealed with,
+and each way in which its state differs. Covered is what roles configure: files below /etc and /usr/local, the package database,
+enabled units and whether they run, mounts, owners and modes of the directories of the shares. A node with a service that
+runs on other settings than those on disk is not sealed, and differs. Standard library only; the controller sends this file's
+text over ssh.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ RECORDS = Path("/run/gridstead/services")
 TREES = ("/etc", "/usr/local")
 #: Written by the container engine, by the system or by package tools at times of their own.
 NOT_OURS = {"/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/etc/mtab", "/etc/ld.so.cache", "/etc/.updated"}
-DECLARATION = "the site's declaration, its variables or the roles have changed"
 PACKAGES = "/var/lib/dpkg/status", "/var/lib/rpm/rpmdb.sqlite"
 
 
@@ -116,28 +116,29 @@ def differences(then: dict[str, dict[str, str]], now: dict[str, dict[str, str]])
     return found
 
 
-def main(action: str, digest: str, *shares: str) -> None:
+def main(action: str, inputs: str, *shares: str) -> None:
     """Seal or check; see above."""
-    now = state(list(shares))
+    now, given = state(list(shares)), json.loads(inputs)
     old = outdated()
     if action == "seal":
         if old:
             return
         SEAL.parent.mkdir(parents=True, exist_ok=True)
         scratch = SEAL.with_suffix(".new")
-        scratch.write_text(json.dumps({"digest": digest, "state": now}))
+        scratch.write_text(json.dumps({"inputs": given, "state": now}))
         scratch.chmod(0o600)
         scratch.replace(SEAL)
         return
     try:
         sealed = json.loads(SEAL.read_text())
-    except (OSError, ValueError):
-        print("never configured to its end")
+        found = differences(sealed["state"], now)
+    except (OSError, ValueError, KeyError):
+        print(json.dumps({"sealed": False, "inputs": sorted(given), "differences": []}))
         return
-    if sealed["digest"] != digest:
-        print(DECLARATION)
-    for line in differences(sealed["state"], now) + old:
-        print(line)
+    # A seal of an earlier kit has one digest for all: then every input is another one.
+    before = sealed.get("inputs", {})
+    changed = sorted(name for name in given.keys() | before.keys() if given.get(name) != before.get(name))
+    print(json.dumps({"sealed": True, "inputs": changed, "differences": found + old}))
 
 
 if __name__ == "__main__":

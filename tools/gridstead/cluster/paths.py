@@ -66,6 +66,11 @@ class SitePaths:
         return self.state / "facts"
 
     @property
+    def plays(self) -> Path:
+        """The plays of the last run of Ansible that had something to do, each with the nodes where it had."""
+        return self.state / "plays"
+
+    @property
     def checked(self) -> Path:
         """There since the site was last checked by using it; gone as soon as something is done to it."""
         return self.state / "checked"

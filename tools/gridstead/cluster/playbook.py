@@ -14,9 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gridstead.cluster.configuration import yaml
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.progress import Progress
+from gridstead.cluster.secrets import private_directory
 
 #: How many runs' logs are kept.
 LOGS_KEPT = 50
@@ -84,8 +86,24 @@ def environment(paths: SitePaths, events: int | None = None) -> dict[str, str]:
     return {**os.environ, **settings}
 
 
+def write(paths: SitePaths, plays: Sequence[Mapping[str, Any]]) -> Path:
+    """Write plays as a playbook of the site's own, which finds the roles where those of the checkout do.
+
+    Returns:
+        The file.
+    """
+    directory = private_directory(paths.plays / "playbooks")
+    roles = paths.plays / "roles"
+    if not roles.is_symlink() or roles.readlink() != ROOT / "roles":
+        roles.unlink(missing_ok=True)
+        roles.symlink_to(ROOT / "roles")
+    file = directory / "site.yml"
+    yaml().dump([dict(play) for play in plays], file)
+    return file
+
+
 def play(
-    playbooks: Sequence[str],
+    playbooks: Sequence[str | Path],
     paths: SitePaths,
     progress: Progress,
     *,
@@ -97,7 +115,7 @@ def play(
     """Run playbooks on a site.
 
     Args:
-        playbooks: file names under playbooks/, in order.
+        playbooks: files, or their names under playbooks/, in order.
         paths: the site.
         progress: told of every task.
         what: the run's name, for progress and the log file.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import inventory, playbook, reach, seal, secrets, spec_file
+from gridstead.cluster import configuration, inventory, playbook, reach, seal, secrets, spec_file
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -23,7 +23,7 @@ from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import provider_for
 from gridstead.cluster.providers.base import NodeAccess, Provider
 from gridstead.cluster.resources import Key, Kind, Observed, Status
-from gridstead.cluster.spec import SINGLE_SERVICES, Cluster
+from gridstead.cluster.spec import Cluster
 
 #: Seconds in which a node that was up all the time must answer ssh.
 ANSWER_LIMIT = 20.0
@@ -232,21 +232,19 @@ class Site:
     # -- the whole site --------------------------------------------------------------------------------------------
 
     def play(
-        self, playbooks: Sequence[str], *, what: str, limit: Sequence[str] = (), variables: dict[str, Any] | None = None
+        self, playbooks: Sequence[str | Path], *, what: str, limit: Sequence[str] = (), variables: dict[str, Any] | None = None
     ) -> playbook.Recap:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
         return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
 
-    def up(
-        self, *, replace: Iterable[str] = (), configure: bool = True, only_new: bool = False, full: bool = False, wait: bool = True
-    ) -> Outcome:
+    def up(self, *, replace: Iterable[str] = (), configure: bool = True, full: bool = False, wait: bool = True) -> Outcome:
         """Make the site be as declared.
 
         Args:
             replace: nodes to make anew.
-            configure: also run Ansible, unless every node is as it was left and what it was configured from too.
-            only_new: configure only the nodes that came and the nodes that must learn of them.
-            full: run Ansible in any case.
+            configure: also run Ansible: on the nodes that are not as they were left or are configured from something else now, with
+                the roles that this concerns.
+            full: run all roles on all nodes.
             wait: until the nodes answer; without that nothing is configured.
         """
         began = time.monotonic()
@@ -254,36 +252,25 @@ class Site:
             plan = self.provision(replace, wait=wait)
             outcome = Outcome(plan, seconds={"provision": time.monotonic() - began})
             if configure and wait:
-                self._configure(outcome, only_new=only_new, full=full)
+                self._configure(outcome, full=full)
         return outcome
 
-    def _configure(self, outcome: Outcome, *, only_new: bool, full: bool) -> None:
+    def _configure(self, outcome: Outcome, *, full: bool) -> None:
         began = time.monotonic()
-        limit: list[str] = []
-        if only_new:
-            came = [step.key.name for step in outcome.plan.steps if step.key.kind is Kind.NODE and step.action is not Action.DELETE]
-            limit = [*came, *self._servers()]
         present = self.nodes()
-        nodes = {node: access for node, access in present.items() if not limit or node in limit}
-        digest = seal.digest(self.paths, inventory.build(self.spec, self.paths, present))
+        listing = inventory.build(self.spec, self.paths, present)
+        groups, inputs = configuration.groups_of(listing), configuration.inputs(self.paths, listing)
         with self.progress.step("compare", "every node with how it was left", silent=True):
-            reasons: dict[str, list[str]] = {} if full else seal.check(self.paths, nodes, digest, self.spec.shares)
-        if reasons and not limit and not any(seal.DECLARATION in differences for differences in reasons.values()):
-            # What nodes are configured from is the same: only those that differ need it.
-            limit = list(reasons)
-            nodes = {node: nodes[node] for node in limit}
-        if reasons or full:
-            for node, differences in reasons.items():
-                more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
-                self.progress.say(f"{node}: {differences[0]}{more}", style="dim")
+            verdicts = {} if full else seal.check(self.paths, {node: present[node] for node in inputs}, inputs, self.spec.shares)
+        todo = {node: set(digests) for node, digests in inputs.items()} if full else seal.todo(verdicts, groups)
+        for node, verdict in verdicts.items():
+            self.progress.say(f"{node}: {verdict}", style="dim")
+        if todo:
             self.paths.checked.unlink(missing_ok=True)
-            outcome.changed = self.play(["site.yml"], what="configure", limit=limit).changed
-            seal.put(self.paths, nodes, digest, self.spec.shares)
+            chosen = playbook.write(self.paths, configuration.selected(self.paths, groups, todo))
+            outcome.changed = self.play([chosen], what="configure").changed
+            seal.put(self.paths, {node: present[node] for node in todo}, inputs, self.spec.shares)
         outcome.seconds["configure"] = time.monotonic() - began
-
-    def _servers(self) -> list[str]:
-        """The nodes that must learn of a node that comes or goes."""
-        return [node for node in self.spec.node_names() if set(SINGLE_SERVICES) & set(self.spec.services_of(node))]
 
     def scale(self, kind: str, count: int) -> tuple[int, Outcome]:
         """Set the number of nodes of a kind, in cluster.yml and in fact.
@@ -294,7 +281,7 @@ class Site:
         with self.changing():
             # The file first: a run that is killed from here on is completed by `up`.
             line = spec_file.write_count(self.paths.spec, kind, count)
-        return line, Site.open(self.paths.spec, self.progress).up(only_new=True)
+        return line, Site.open(self.paths.spec, self.progress).up()
 
     def remove(self, nodes: Sequence[str]) -> tuple[dict[str, int], Outcome]:
         """Take single nodes away, drained, in cluster.yml and in fact; their numbers are not given again.
@@ -307,7 +294,7 @@ class Site:
         """
         with self.changing():
             lines = spec_file.write_removal(self.paths.spec, nodes)
-        return lines, Site.open(self.paths.spec, self.progress).up(only_new=True)
+        return lines, Site.open(self.paths.spec, self.progress).up()
 
     def down(self, *, volumes: bool = False, final: bool = True) -> Plan:
         """Take the cluster away.
@@ -329,7 +316,7 @@ class Site:
         """Shut all nodes down, compute nodes before the servers they use."""
         with self.changing():
             running = [node for node, access in self.nodes().items() if access.running]
-            servers = set(self._servers())
+            servers = {node for node in running if configuration.serves(self.spec.services_of(node))}
             for group in ([node for node in running if node not in servers], [node for node in running if node in servers]):
                 with ThreadPoolExecutor(max_workers=self.provider.parallel) as pool:
                     list(pool.map(self._stop_one, group))

@@ -1,0 +1,331 @@
+"""What each node is configured from, role by role; and so which roles have something to do where.
+
+A role on a node has its files, the node's own variables, the site's, the secrets it reads, and what it has to know of other nodes.
+All that has one digest: a node that remembers it (see ``seal``) needs the role again only when it differs. What a role has to
+know of others stands in one table, :data:`KNOWLEDGE`; a node that comes or goes concerns those that know of it and nobody else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from gridstead.cluster.paths import ROOT, SitePaths
+
+#: Raised when a digest is made in another way: every node is then configured once more, and none is made anew.
+SCHEME = 2
+#: The part of a node's inputs that is no role: the site's own tasks.
+HOOKS = "hooks"
+#: Task files beside a cluster.yml that run on all nodes.
+_HOOKS = ("before.yml", "after.yml")
+#: Directories beside a cluster.yml in which Ansible looks for what those name.
+_HOOK_TREES = ("files", "templates", "tasks", "vars")
+#: Directories beside a cluster.yml with variables of groups and hosts.
+_VARIABLES = ("group_vars", "host_vars")
+#: What a role holds that no node is configured from.
+_ASIDE = frozenset({"molecule", "tests", "__pycache__", ".ansible"})
+#: Python packages of the kit that a role takes to the nodes.
+_CARRIED = {"gridstead_package": ("cvmfs", "pki")}
+_ALL = "all"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a role has to know of other nodes.
+
+    Args:
+        role: the role.
+        of: the nodes of these groups.
+        variables: these of their variables; their names and groups it knows anyway.
+        on: only on nodes of these groups.
+    """
+
+    role: str
+    of: tuple[str, ...]
+    variables: tuple[str, ...] = ("gridstead_address",)
+    on: tuple[str, ...] = (_ALL,)
+
+
+#: The nodes that others use: they know everybody, and everybody knows them (roles/base/vars/main.yml).
+_SERVERS = ("frontend", "nfs_server", "slurm_controller", "slurm_accounting", "arc_ce")
+
+#: Compared with what the roles say by tests/unit/test_configuration.py.
+KNOWLEDGE = (
+    Knowledge("base", of=_SERVERS),  # /etc/hosts
+    Knowledge("base", of=(_ALL,), on=_SERVERS),
+    Knowledge("nfs_server", of=("nfs_client",)),  # whom it exports to
+    Knowledge("nfs_client", of=("nfs_server",), variables=("gridstead_address", "gridstead_volumes")),  # the markers of its volumes
+    Knowledge("slurm_accounting", of=("slurm_accounting",)),
+    Knowledge("slurm_controller", of=("slurm_accounting",)),
+    Knowledge(
+        "slurm_controller",
+        of=("slurm_node", "slurm_controller"),
+        variables=("gridstead_address", "gridstead_flavor", "gridstead_container"),
+    ),
+    Knowledge("slurm_node", of=("slurm_controller",)),
+    Knowledge("cvmfs_squid", of=(_ALL,)),  # whom it answers; the stratum 0 is one of them
+    Knowledge("cvmfs_client", of=("cvmfs_stratum0", "cvmfs_squid")),
+    Knowledge("monitoring", of=("monitoring",), variables=()),  # whether there is a server
+    Knowledge("monitoring", of=(_ALL,), on=("monitoring",)),  # its targets
+)
+
+# -- the plays ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Play:
+    """One play of playbooks/site.yml.
+
+    Args:
+        file: the playbook it stands in.
+        content: the play as it is written there.
+    """
+
+    file: Path
+    content: dict[str, Any]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that it runs."""
+        return tuple(role if isinstance(role, str) else role.get("role") or role["name"] for role in self.content.get("roles", ()))
+
+    def on(self, groups: Iterable[str]) -> bool:
+        """Whether it runs on a node of these groups: Ansible's patterns ``a:b``, ``a:&b`` and ``a:!b``."""
+        mine = {_ALL, *groups}
+        words = re.split(r"[:,]", self.content["hosts"])
+        within = any(word in mine for word in words if word[0] not in "&!")
+        return within and all((word[1:] in mine) is (word[0] == "&") for word in words if word[0] in "&!")
+
+
+@cache
+def plays(playbook: Path = ROOT / "playbooks" / "site.yml") -> tuple[Play, ...]:
+    """The plays of a playbook and of those that it imports, in order."""
+    found: list[Play] = []
+    for entry in yaml().load(playbook.read_text(encoding="utf-8")):
+        imported = entry.get("import_playbook") or entry.get("ansible.builtin.import_playbook")
+        found += plays(playbook.parent / imported) if imported else [Play(playbook, entry)]
+    return tuple(found)
+
+
+def yaml() -> YAML:
+    """YAML as Ansible reads and writes it: of version 1.1."""
+    made = YAML(typ="safe", pure=True)
+    made.version = (1, 1)
+    made.default_flow_style = False
+    made.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None, read as a bool
+    return made
+
+
+def roles_on(groups: Iterable[str]) -> list[str]:
+    """The roles that playbooks/site.yml runs on a node of these groups, in order."""
+    given = list(groups)
+    return list(dict.fromkeys(role for play in plays() if play.on(given) for role in play.roles))
+
+
+def selected(paths: SitePaths, groups: Mapping[str, Iterable[str]], todo: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
+    """The plays that have something to do, each kept to the nodes where it has.
+
+    Args:
+        paths: the site.
+        groups: each node's groups.
+        todo: each node's roles that have something to do.
+
+    Returns:
+        Plays as in a playbook. Those without a role run on all nodes of ``todo``, the site's hooks only where it has them.
+    """
+    wanted = {node: set(roles) for node, roles in todo.items()}
+    kept = []
+    for play in plays():
+        if play.file.name in _HOOKS and not (paths.spec.parent / play.file.name).is_file():
+            continue
+        hosts = [node for node, roles in wanted.items() if play.on(groups[node]) and (not play.roles or roles.intersection(play.roles))]
+        if hosts:
+            kept.append({**play.content, "hosts": hosts})
+    return kept
+
+
+# -- the files ---------------------------------------------------------------------------------------------------------
+
+
+def _sum(files: Iterable[Path], base: Path) -> str:
+    """A digest of files: of their names below a directory and of what is in them. One that goes meanwhile is not there."""
+    summed = hashlib.sha256()
+    for path in sorted(files):
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        summed.update(f"{path.relative_to(base)}\0".encode() + hashlib.sha256(content).digest())
+    return summed.hexdigest()
+
+
+def _text(path: Path) -> str:
+    """What is in a file; nothing when it goes meanwhile."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, IsADirectoryError):
+        return ""
+
+
+def _below(directory: Path) -> list[Path]:
+    """The files below a directory; none when there is no such directory."""
+    return [path for path in directory.rglob("*") if path.is_file()] if directory.is_dir() else []
+
+
+@dataclass(frozen=True)
+class RoleFiles:
+    """What a role and those that it calls consist of.
+
+    Args:
+        digest: of all of it.
+        text: all YAML and templates of it.
+    """
+
+    digest: str
+    text: str
+
+
+@cache
+def role_files(name: str, roles: Path = ROOT / "roles") -> RoleFiles:
+    """A role's own files, those of its dependencies and of the roles that its tasks include."""
+    closure, waiting, files, texts = {name}, [name], [], []
+    while waiting:
+        role = waiting.pop()
+        own = [path for path in _below(roles / role) if not _ASIDE & set(path.relative_to(roles).parts) and path.suffix != ".md"]
+        files += own
+        said = "\n".join(_text(path) for path in own if path.suffix in (".yml", ".j2"))
+        texts.append(said)
+        _, _, dependencies = f"\n{_text(roles / role / 'meta' / 'main.yml')}".partition("\ndependencies:")
+        called = {
+            other for other in (*_CALLED.findall(said), *_DEPENDENCY.findall(dependencies)) if (roles / other / "meta").is_dir()
+        } - closure
+        closure |= called
+        waiting += sorted(called)
+    carried = [ROOT / "tools" / "gridstead" / part for role in closure for part in _CARRIED.get(role, ())]
+    code = [path for directory in carried for path in _below(directory) if path.suffix == ".py"]
+    return RoleFiles(_sum(files, roles) + _sum(code, ROOT), "\n".join(texts))
+
+
+#: A role that tasks include, and one in the list of those that come first.
+_CALLED = re.compile(r"_role:\s*\n(?:\s+\w+:.*\n)*?\s+name:\s*[\"']?(\w+)")
+_DEPENDENCY = re.compile(r"(?:\brole:|^\s*-(?:\s*role:)?|[\[,])\s*[\"']?([a-z]\w*)", re.MULTILINE)
+
+
+class SiteFiles:
+    """What stands beside a cluster.yml and counts: hooks with what they name, variables of groups and hosts; nothing else.
+
+    Args:
+        paths: the site.
+    """
+
+    def __init__(self, paths: SitePaths) -> None:
+        self.base = base = paths.spec.parent
+        hooks = [base / name for name in _HOOKS if (base / name).is_file()]
+        text = "\n".join(_text(path) for path in hooks)
+        named = [base / word for word in set(re.findall(r"[\w./-]+", text)) if word.strip("./")]
+        self.hooks = [*hooks, *(path for path in named if path.is_file() and path.is_relative_to(base))]
+        if hooks:
+            self.hooks += [path for tree in _HOOK_TREES for path in _below(base / tree)]
+        self.variables: dict[str, list[Path]] = {}
+        for directory in _VARIABLES:
+            for path in _below(base / directory):
+                # group_vars/NAME, group_vars/NAME.yml or group_vars/NAME/any.yml
+                top = path.relative_to(base / directory).parts[0]
+                self.variables.setdefault(top if (base / directory / top).is_dir() else Path(top).stem, []).append(path)
+        said = "\n".join(_text(path) for files in self.variables.values() for path in files) + text
+        #: Whether they speak of other nodes: then any node may have to know all of any other.
+        self.worldly = re.search(r"\b(groups|hostvars|vars\[)", said) is not None
+        #: Whether they read the cluster's secrets.
+        self.confided = "gridstead_secrets" in said
+
+    def hooks_digest(self) -> str:
+        """A digest of the hooks; empty when there are none."""
+        return _sum(set(self.hooks), self.base) if self.hooks else ""
+
+    def variables_digest(self, names: Iterable[str]) -> str:
+        """A digest of the variables that groups and hosts of these names have."""
+        return _sum({path for name in {_ALL, *names} for path in self.variables.get(name, ())}, self.base)
+
+
+# -- the nodes ---------------------------------------------------------------------------------------------------------
+
+
+def groups_of(listing: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The groups of each node of an inventory (:func:`gridstead.cluster.inventory.build`)."""
+    groups: dict[str, list[str]] = {node: [] for node in listing["_meta"]["hostvars"]}
+    for group, content in listing.items():
+        for node in content.get("hosts", ()):
+            groups[node].append(group)
+    return groups
+
+
+def known_to(role: str, groups: Mapping[str, Sequence[str]], node: str) -> dict[str, set[str]]:
+    """The nodes that a role on a node has to know of, and which of their variables.
+
+    Args:
+        role: the role.
+        groups: each node's groups.
+        node: the node that it runs on.
+    """
+    known: dict[str, set[str]] = {}
+    for entry in KNOWLEDGE:
+        if entry.role == role and _meets(entry.on, groups[node]):
+            for other in groups:
+                if _meets(entry.of, groups[other]):
+                    known.setdefault(other, set()).update(entry.variables)
+    return known
+
+
+def _meets(wanted: Iterable[str], groups: Iterable[str]) -> bool:
+    return not {_ALL, *groups}.isdisjoint(wanted)
+
+
+def serves(groups: Iterable[str]) -> bool:
+    """Whether other nodes use a node of these groups: it stops after them, and when it is new they look at it again."""
+    return _meets((*_SERVERS, "cvmfs_stratum0", "cvmfs_squid"), groups)
+
+
+def inputs(paths: SitePaths, listing: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The digest of what each node is configured from, by role; that of the site's own tasks as :data:`HOOKS`.
+
+    Args:
+        paths: the site; what counts beside its cluster.yml, and its secrets.
+        listing: its inventory.
+    """
+    groups, site = groups_of(listing), SiteFiles(paths)
+    shared = {name: value for name, value in listing[_ALL]["vars"].items() if name != "gridstead_secrets"}
+    # How a node is reached is nothing that it is configured from.
+    own = {
+        node: {name: value for name, value in variables.items() if not name.startswith("ansible_")}
+        for node, variables in listing["_meta"]["hostvars"].items()
+    }
+    world = {node: [groups[node], own[node]] for node in own} if site.worldly else None
+    secrets = _sum([path for path in _below(paths.secrets) if not path.name.startswith("id_")], paths.secrets)
+    found: dict[str, dict[str, str]] = {}
+    for node, mine in groups.items():
+        found[node] = {}
+        for role in roles_on(mine):
+            files, known = role_files(role), known_to(role, groups, node)
+            names = {*mine, node, *known, *(group for other in known for group in groups[other])}
+            content = [
+                *(SCHEME, files.digest, [play.content for play in plays() if role in play.roles], shared, mine, own[node]),
+                *(
+                    site.variables_digest(site.variables if world else names),
+                    secrets if site.confided or "gridstead_secrets" in files.text else None,
+                ),
+                world or {other: [groups[other], {name: own[other].get(name) for name in known[other]}] for other in sorted(known)},
+            ]
+            found[node][role] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        if hooks := site.hooks_digest():
+            variables = site.variables_digest(site.variables if world else {*mine, node})
+            content = [SCHEME, hooks, shared, mine, own[node], variables, secrets if site.confided else None, world]
+            found[node][HOOKS] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return found

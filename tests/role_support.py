@@ -46,11 +46,10 @@ def run_role(host: Host, role: str, variables: dict[str, Any] | None = None, *, 
 
 
 def run_module(host: Host, module: str, **parameters: Any) -> dict[str, Any]:
-    """Run a module of the kit on a host; returns its result, also of one that failed."""
+    """Run a module of the kit on a host; returns its result, with ``failed``."""
     words = ["ansible", host.backend.host, "--one-line", "--module-name", module, "--args", json.dumps(parameters)]
-    output = ansible(host, *words).stdout
-    result: dict[str, Any] = json.loads(output.partition("=> ")[2])
-    return result
+    status, _, result = ansible(host, *words).stdout.partition("=> ")
+    return {**json.loads(result), "failed": "FAILED" in status}
 
 
 def ansible(host: Host, *argv: str, library: str = "") -> subprocess.CompletedProcess[str]:

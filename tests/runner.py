@@ -236,7 +236,13 @@ def molecule(run: Run) -> None:
                 # molecule destroys at its end, also of a failed run, but not when it is killed.
                 if not done:
                     run.clean(
-                        ROOT / "tools/cluster", "--site", where / "molecule/default", "down", "--volumes", title=f"clean up after {role}"
+                        ROOT / "tools/cluster",
+                        "--site",
+                        where / "molecule/default",
+                        "down",
+                        "--volumes",
+                        "--yes",
+                        title=f"clean up after {role}",
                     )
         say(f"--- molecule: role {role} took {time.monotonic() - started:.0f} s")
 
@@ -416,7 +422,7 @@ def site(run: Run, name: str, changes: Sequence[tuple[str, str]] = ()) -> Iterat
         up = run(cluster, "--site", where, "up", "--no-verify", title="up from nothing")
         yield where if up else None
     finally:
-        run.clean(cluster, "--site", where, "down", "--volumes", title="down")
+        run.clean(cluster, "--site", where, "down", "--volumes", "--yes", title="down")
         shutil.rmtree(scratch)
 
 

@@ -79,9 +79,9 @@ def inner(small: Path) -> Path:
 def small(declared: Path, member: Any) -> Iterator[Path]:
     """The cluster.yml of a small cluster of which nothing exists yet, and nothing may exist afterwards."""
     spec = declared
-    cluster("--site", spec, "down", "--volumes")
+    cluster("--site", spec, "down", "--volumes", "--yes")
     before = inventory(member)
     yield spec
     spec.write_text(SMALL)
-    cluster("--site", spec, "down", "--volumes")
+    cluster("--site", spec, "down", "--volumes", "--yes")
     assert inventory(member) == before

@@ -52,7 +52,7 @@ def test_in_a_network_that_is_there(small: Path, member: Any) -> None:
     assert len(after["floating addresses"] - before["floating addresses"]) == 1
     small.write_text(declared + "network: {name: mine, subnet: mine-v4}\n")  # its only one: the same
     assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
-    cluster("down", "--site", small, "--volumes")
+    cluster("down", "--site", small, "--volumes", "--yes")
     assert inventory(member) == before
 
 
@@ -66,7 +66,7 @@ def test_behind_a_router_that_is_there(small: Path, member: Any, mine: dict[str,
     connected = {fixed["subnet_id"] for port in member.network.ports(device_id=mine["router"].id) for fixed in port.fixed_ips}
     assert after["subnets"] - before["subnets"] < connected
     assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
-    cluster("down", "--site", small, "--volumes")
+    cluster("down", "--site", small, "--volumes", "--yes")
     # With the connection of its own subnet gone, and the other one there.
     assert inventory(member) == before
 
@@ -99,7 +99,7 @@ def test_boot_from_a_volume_of_a_type(inner: Path, member: Any) -> None:
     assert sorted((volume.size, volume.is_bootable, volume.volume_type) for volume in attached) == [(1, False, "nfs"), (2, True, "nfs")]
     assert not (server.image and server.image.id)
     assert json.loads(cluster("plan", "--site", inner, "--json").stdout) == []
-    cluster("down", "--site", inner, "--volumes")
+    cluster("down", "--site", inner, "--volumes", "--yes")
     assert inventory(member) == before
 
 
@@ -112,10 +112,10 @@ def test_a_volume_of_someone_else(inner: Path, member: Any) -> None:
         cluster("up", "--site", inner, "--no-wait")
         hosts = json.loads(cluster("inventory", "--site", inner).stdout)["_meta"]["hostvars"]
         assert hosts["server001"]["gridstead_volumes"][0]["device"] == f"/dev/disk/by-id/virtio-{volume.id[:20]}"
-        cluster("down", "--site", inner, "--volumes")
+        cluster("down", "--site", inner, "--volumes", "--yes")
         assert member.block_storage.get_volume(volume.id).status == "available"
     finally:
-        cluster("down", "--site", inner, "--volumes")
+        cluster("down", "--site", inner, "--volumes", "--yes")
         member.block_storage.delete_volume(volume.id)
         member.block_storage.wait_for_delete(volume, interval=1)
 
@@ -127,7 +127,7 @@ def test_a_snapshot_is_left_alone_and_so_is_its_volume(inner: Path, member: Any)
     snapshot = member.block_storage.create_snapshot(name="mine", volume_id=volume.id)
     try:
         member.block_storage.wait_for_status(snapshot, "available", interval=1)
-        done = cluster("down", "--site", inner, "--volumes", check=False)
+        done = cluster("down", "--site", inner, "--volumes", "--yes", check=False)
         assert done.returncode == 1
         assert "delete volume server001-data" in done.stderr
         assert "snapshot" in done.stderr
@@ -138,3 +138,44 @@ def test_a_snapshot_is_left_alone_and_so_is_its_volume(inner: Path, member: Any)
     finally:
         member.block_storage.delete_snapshot(snapshot.id)
         member.block_storage.wait_for_delete(snapshot, interval=1)
+
+
+def test_of_two_volumes_with_one_mark_the_one_in_use_stays_it(inner: Path, member: Any) -> None:
+    """What a creation leaves whose answer a gateway lost: an older, blank volume with the same mark."""
+    twin = member.block_storage.create_volume(name="twin", size=1)
+    member.block_storage.wait_for_status(twin, "available", interval=1)
+    cluster("up", "--site", inner, "--no-wait")
+    used = next(one for one in member.block_storage.volumes() if one.metadata.get("gridstead.name") == "server001-data")
+    member.block_storage.set_volume_metadata(twin, **used.metadata)
+    assert json.loads(cluster("plan", "--site", inner, "--json").stdout) == []
+    cluster("up", "--site", inner, "--no-wait", "--replace", "server001")
+    server = next(one for one in member.compute.servers() if one.metadata["gridstead.name"] == "server001")
+    assert [one["id"] for one in server.attached_volumes] == [used.id]
+    # Once nobody has either, nobody can tell them apart.
+    cluster("down", "--site", inner)
+    done = cluster("up", "--site", inner, "--no-wait", check=False)
+    assert done.returncode == 1
+    assert "volume server001-data is there 2 times" in done.stderr
+    assert used.id in done.stderr
+    assert twin.id in done.stderr
+    assert "✓" not in done.stderr
+    cluster("down", "--site", inner, "--volumes", "--yes")
+    assert not [one for one in member.block_storage.volumes() if one.metadata.get("gridstead.name") == "server001-data"]
+
+
+def test_anothers_cluster_in_the_same_project(inner: Path, member: Any, tmp_path: Path) -> None:
+    """Two people, one project, one declared name."""
+    cluster("up", "--site", inner, "--no-wait")
+    before = inventory(member)
+    elsewhere = {"GRIDSTEAD_STATE": str(tmp_path / "elsewhere")}
+    for command in (["up", "--no-wait"], ["down"], ["down", "--volumes", "--yes"], ["stop"]):
+        done = cluster(*command, "--site", inner, check=False, env=elsewhere)
+        assert done.returncode == 2, done.stderr
+        assert "belongs to " in done.stderr
+    assert inventory(member) == before
+    cluster("up", "--site", inner, "--no-wait", "--adopt", env=elsewhere)
+    assert inventory(member) == before
+    done = cluster("up", "--site", inner, "--no-wait", check=False)
+    assert done.returncode == 2, done.stderr
+    cluster("up", "--site", inner, "--no-wait", "--adopt")
+    assert json.loads(cluster("plan", "--site", inner, "--json").stdout) == []

@@ -27,10 +27,10 @@ def test_up_and_down_killed_at_every_step(small: Path, member: Any) -> None:
     assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
     assert more(before, inventory(member)) == WHOLE
     killed = 0
-    while killed_after(1, "down", "--site", small, "--volumes"):
+    while killed_after(1, "down", "--site", small, "--volumes", "--yes"):
         killed += 1
         assert killed <= steps
-    cluster("down", "--site", small, "--volumes")
+    cluster("down", "--site", small, "--volumes", "--yes")
     assert inventory(member) == before
 
 
@@ -49,5 +49,5 @@ def test_down_without_the_state_directory(small: Path, member: Any, tmp_path: Pa
     nodes = json.loads(cluster("inventory", "--site", small).stdout)["_meta"]["hostvars"]
     assert set(nodes) == {"server001", "worker001", "worker002"}
     shutil.rmtree(state, ignore_errors=True)
-    cluster("down", "--site", small, "--volumes")
+    cluster("down", "--site", small, "--volumes", "--yes")
     assert inventory(member) == before

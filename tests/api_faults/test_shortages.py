@@ -165,19 +165,18 @@ def test_an_image_that_goes_between_plan_and_apply(inner: Path, admin: Any, memb
     refused(inner, code=1, says=["no image 'fleeting'", "nothing was made"])
 
 
-def test_a_server_in_error_is_told_with_its_reason_and_replaced_alone(inner: Path, admin: Any, member: Any) -> None:
+def test_a_server_in_error_is_told_with_its_reason_and_rebooted(inner: Path, admin: Any, member: Any) -> None:
+    """It ran, and may hold what nobody else has: it is not made anew for what nova says of it."""
     cluster("up", "--site", inner, "--no-wait")
     servers = {server.metadata["gridstead.name"]: server.id for server in member.compute.servers()}
-    admin.compute.reset_server_state(servers["worker001"], "error")
+    admin.compute.reset_server_state(servers["server001"], "error")
     planned = json.loads(cluster("plan", "--site", inner, "--json").stdout)
-    assert [(step["action"], step["kind"], step["name"]) for step in planned] == [
-        ("replace", "node", "worker001"),
-        ("replace", "attachment", "worker001-scratch"),
-    ]
+    assert [(step["action"], step["kind"], step["name"]) for step in planned] == [("reboot", "node", "server001")]
     assert "ERROR" in planned[0]["why"]
-    cluster("up", "--site", inner, "--no-wait")
-    after = {server.metadata["gridstead.name"]: server.id for server in member.compute.servers()}
-    assert {name for name in servers if servers[name] != after[name]} == {"worker001"}
+    done = json.loads(cluster("up", "--site", inner, "--no-wait", "--json").stdout)
+    assert [(step["action"], step["name"]) for step in done["steps"]] == [("reboot", "server001")]
+    assert {server.metadata["gridstead.name"]: server.id for server in member.compute.servers()} == servers
+    assert {server.status for server in member.compute.servers()} == {"ACTIVE"}
 
 
 def test_a_server_that_no_host_takes(inner: Path, admin: Any, member: Any) -> None:
@@ -192,6 +191,12 @@ def test_a_server_that_no_host_takes(inner: Path, admin: Any, member: Any) -> No
     assert done.returncode == 1
     assert "No valid host" in done.stderr
     assert "✓ create node worker001" in done.stderr
+    # It never ran, so there is nothing to lose with it.
+    inner.write_text(inner.read_text().replace("outsize", "fake.small"))
+    planned = json.loads(cluster("plan", "--site", inner, "--json").stdout)
+    assert ("replace", "server001") in [(step["action"], step["name"]) for step in planned]
+    cluster("up", "--site", inner, "--no-wait")
+    assert json.loads(cluster("plan", "--site", inner, "--json").stdout) == []
 
 
 def test_a_stuck_volume_is_told_and_left_alone(inner: Path, admin: Any, member: Any) -> None:

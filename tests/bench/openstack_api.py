@@ -223,7 +223,7 @@ def measure(nodes: int, scratch: Path) -> Round:
         rows["plan"] = command("plan", "--site", spec, limit=600)
         rows["inventory"] = command("inventory", "--site", spec, limit=600)
     finally:
-        rows["down"] = command("down", "--site", spec, "--volumes", limit=7200)
+        rows["down"] = command("down", "--site", spec, "--volumes", "--yes", limit=7200)
     return rows
 
 

@@ -153,7 +153,7 @@ def main() -> int:
     try:
         bench.run()
     finally:
-        cluster("down", "--volumes", "--site", where)
+        cluster("down", "--volumes", "--yes", "--site", where)
         shutil.rmtree(scratch)
         print(f"\n{before}\n\n{bench.table()}", flush=True)
         keep("site", {"machine": before, "rows": {key: asdict(row) for key, row in bench.rows.items()}})

@@ -41,10 +41,10 @@ image: {name: fake}
 class SilentSite(Site):
     """A site whose nodes are records of the cloud and run nothing, so nobody answers."""
 
-    def provision(self, replace: Iterable[str] = (), *, before_leaving: bool = True, wait: bool = True) -> Plan:
+    def provision(self, replace: Iterable[str] = (), *, wait: bool = True, adopt: bool = False) -> Plan:
         """As a site does, without waiting for an answer."""
         del wait
-        return super().provision(replace, before_leaving=before_leaving, wait=False)
+        return super().provision(replace, wait=False, adopt=adopt)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -140,14 +141,80 @@ def test_a_node_reboots_by_itself(site: Site) -> None:
     until("worker001 to come back from a reboot", lambda: booted() not in ("", before), seconds=120)
 
 
+def test_the_provider_reboots_a_node(site: Site) -> None:
+    site.provision()
+    before = ids(site)
+    boot = "stat -c %Z /proc/1"
+    booted = on(site, "worker001", boot) if answers(site) else ""
+    site.provider.reboot("worker001")
+    assert ids(site) == before
+    assert site.provider.observe()[Key(Kind.NODE, "worker001")].status is Status.OK
+    if answers(site):
+        site.provision()
+        assert on(site, "worker001", boot) != booted
+
+
+@pytest.mark.usefixtures("answering")
+def test_a_volume_that_is_no_longer_declared_is_unmounted_before_it_is_taken(site: Site) -> None:
+    site.provision()
+    device = site.access("server001").volumes["data"]
+    on(site, "server001", f"mkfs.ext4 -q {device} && mkdir -p /data && mount {device} /data && echo kept > /data/file")
+    spec = site.paths.spec
+    declared = spec.read_text()
+    spec.write_text(re.sub(r"    volumes:\n.*\n", "", declared))
+    without = type(site).open(spec, Progress(quiet=True))
+    busy = subprocess.Popen([*ssh_argv(site.paths, site.access("server001")), "cd /data; exec sleep 600"], stdin=subprocess.DEVNULL)
+    until("the volume to be used", lambda: on(site, "server001", "ls -l /proc/[0-9]*/cwd | grep ' /data$' || true"))
+    with pytest.raises(GridsteadError, match=r"volume server001-data cannot be taken from server001: .*busy"):
+        without.provision()
+    assert on(site, "server001", "cat /data/file") == "kept"
+    busy.kill()
+    busy.wait()
+    on(site, "server001", "pkill --full 'sleep 600' || true")
+    without.provision()
+    assert Key(Kind.ATTACHMENT, "server001-data") not in site.provider.observe()
+    on(site, "server001", f"! findmnt --source {device} && test ! -e /data/file")
+    spec.write_text(declared)
+    site.provision()
+    assert on(site, "server001", f"mount {device} /data && cat /data/file") == "kept"
+
+
 @pytest.mark.usefixtures("answering")
 def test_a_new_key_gets_in_after_the_state_was_lost(site: Site, state: Path) -> None:
     before = ids(site)
     shutil.rmtree(state / site.spec.name)
     assert ids(site) == before, "the state directory must not be where the cluster is known from"
-    site.provision()
+    with pytest.raises(InputError, match="--adopt"):
+        site.provision()
+    site.provision(adopt=True)
     assert ids(site) == before
     on(site, "worker001", "true")
+
+
+def test_anothers_cluster_is_refused_until_it_is_taken_over(site: Site) -> None:
+    site.provision()
+    before, mine = ids(site), site.paths.owner.read_text()
+    site.paths.owner.write_text("someone@elsewhere-0123456789ab\n")
+    for change in (site.provision, site.stop, site.down):
+        with pytest.raises(InputError, match=f"belongs to {mine.strip()}; this is someone@elsewhere"):
+            change()
+    site.provision(adopt=True)
+    observed = site.provider.observe()
+    assert {found.owner for found in observed.values()} <= {None, "someone@elsewhere-0123456789ab"}
+    assert observed[Key(Kind.VOLUME, "server001-data")].owner
+    assert ids(site) == before
+    assert not site.plan()[0]
+
+
+def test_a_cluster_of_an_earlier_release_gets_its_owner_unasked(site: Site) -> None:
+    site.provision()
+    mine = site.paths.owner.read_text()
+    site.paths.owner.write_text("")
+    site.provider.adopt(site.provider.observe())
+    site.paths.owner.write_text(mine)
+    assert {found.owner for found in site.provider.observe().values()} <= {None, ""}
+    site.provision()
+    assert {found.owner for found in site.provider.observe().values()} <= {None, mine.strip()}
 
 
 def test_another_cluster_is_not_seen_and_not_touched(site: Site, neighbour: Site) -> None:

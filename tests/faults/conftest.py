@@ -42,7 +42,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     yield spec
     if leftovers("faults"):
         spec.write_text(SMALL)
-        cluster("--site", spec, "down", "--volumes")
+        cluster("--site", spec, "down", "--volumes", "--yes")
     assert leftovers("faults") == []
 
 
@@ -51,12 +51,14 @@ def _whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     where = tmp_path_factory.mktemp("whole") / "gridstead-recovery"
     shutil.copytree(ROOT / "inventories" / "local", where)
     spec = where / "cluster.yml"
-    spec.write_text(re.sub(r"(?m)^name: local$", "name: gridstead-recovery", spec.read_text()))
+    text = re.sub(r"(?m)^name: local$", "name: gridstead-recovery", spec.read_text())
+    # Patience is the operator's; here nobody comes back by waiting.
+    spec.write_text(text + "\nrepair: {patience: 2, boot: 60}\n")
     try:
         cluster("--site", where, "up", timeout=1200)
         yield where
     finally:
-        cluster("--site", where, "down", "--volumes")
+        cluster("--site", where, "down", "--volumes", "--yes")
 
 
 @pytest.fixture(scope="session")

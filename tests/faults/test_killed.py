@@ -37,11 +37,11 @@ def test_up_and_down_killed_after_every_step(small: Path) -> None:
     assert len({node["gridstead_address"] for node in seen.values()}) == len(names)
     assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
     killed = 0
-    while killed_after(1, "down", "--site", small, "--volumes"):
+    while killed_after(1, "down", "--site", small, "--volumes", "--yes"):
         killed += 1
         assert killed <= steps, "runs that were killed got no further"
     assert killed >= MANY, f"only {killed} runs of down were killed"
-    cluster("down", "--site", small, "--volumes")
+    cluster("down", "--site", small, "--volumes", "--yes")
     assert leftovers("faults") == []
 
 
@@ -51,8 +51,8 @@ def test_one_run_completes_what_a_killed_one_began(small: Path, step: int) -> No
     assert killed_after(step, "up", "--site", small, "--no-configure")
     cluster("up", "--site", small, "--no-configure")
     assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
-    assert killed_after(step, "down", "--site", small, "--volumes")
-    cluster("down", "--site", small, "--volumes")
+    assert killed_after(step, "down", "--site", small, "--volumes", "--yes")
+    cluster("down", "--site", small, "--volumes", "--yes")
     assert leftovers("faults") == []
 
 

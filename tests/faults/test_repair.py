@@ -108,13 +108,32 @@ def test_a_broken_node_is_made_anew_alone_and_rejoins(whole: Path) -> None:
     with contextlib.suppress(RuntimeError):
         site.nodes["compute002"].sh("echo kept > /scratch/kept; sync; rm -rf /usr/lib/python3*; systemctl disable --now ssh", check=False)
     done = up(whole)
-    assert [(step["action"], step["name"]) for step in done["steps"]] == [("replace", "compute002")]
+    assert [(step["action"], step["name"]) for step in done["steps"]] == [("reboot", "compute002"), ("replace", "compute002")]
     site = Site.look(whole)
     after = boot_times(site)
     assert {name for name in before if before[name] != after[name]} == {"compute002"}
     assert site.nodes["compute002"].out("cat /scratch/kept") == "kept"
     until("both nodes in Slurm", lambda: idle(site) == {"compute001", "compute002"})
     assert site.first("slurm_controller").out("srun --nodes=2 --ntasks-per-node=1 hostname | sort").split() == ["compute001", "compute002"]
+
+
+def test_a_frontend_without_sshd_is_rebooted_and_no_job_is_lost(whole: Path) -> None:
+    site = Site.look(whole)
+    frontend = site.first("slurm_controller")
+    before = boot_times(site)
+    job = frontend.out("sbatch --parsable --output=/dev/null --wrap='sleep 600'", user="grid")
+    until("the job to run", lambda: frontend.out(f"squeue --noheader --jobs={job} --format=%T") == "RUNNING")
+    with contextlib.suppress(RuntimeError):
+        frontend.sh("systemctl stop ssh.socket ssh", check=False)
+    done = up(whole)
+    assert [(step["action"], step["name"]) for step in done["steps"]] == [("reboot", "frontend001")]
+    site = Site.look(whole)
+    frontend = site.first("slurm_controller")
+    after = boot_times(site)
+    assert {name for name in before if before[name] != after[name]} == {"frontend001"}
+    assert frontend.out(f"squeue --noheader --jobs={job} --format=%T") == "RUNNING"
+    frontend.sh(f"scancel {job}")
+    until("the job to end", lambda: not frontend.out("squeue --noheader"))
 
 
 def test_the_frontend_rebooted_and_everything_goes_on(whole: Path) -> None:
@@ -144,7 +163,9 @@ def test_the_state_directory_is_lost(whole: Path) -> None:
     site = Site.look(whole)
     before = boot_times(site)
     shutil.rmtree(SitePaths(whole / "cluster.yml", site.name).state)
-    done = up(whole)
+    refused = cluster("--site", whole, "up", check=False)
+    assert (refused.returncode, "--adopt" in refused.stderr) == (2, True), refused.stderr
+    done = up(whole, "--adopt")
     assert done["steps"] == []
     site = Site.look(whole)
     assert boot_times(site) == before

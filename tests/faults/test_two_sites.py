@@ -37,7 +37,7 @@ def twins(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         spec.write_text(SPEC.format(name=name))
     yield specs[0], specs[1]
     for spec in specs:
-        cluster("--site", spec, "down", "--volumes")
+        cluster("--site", spec, "down", "--volumes", "--yes")
     assert [leftovers(name) for name in NAMES] == [[], []]
 
 
@@ -86,7 +86,7 @@ def test_one_goes_while_the_other_is_half_made(twins: tuple[Path, Path]) -> None
     cluster("up", "--no-configure", "--site", second)
     half = started(first, "up", "--no-configure")
     with standing_still(half):
-        cluster("down", "--volumes", "--site", second)
+        cluster("down", "--volumes", "--yes", "--site", second)
     assert leftovers(NAMES[1]) == []
     ended(half)
     assert whole(first)
@@ -95,7 +95,7 @@ def test_one_goes_while_the_other_is_half_made(twins: tuple[Path, Path]) -> None
 def test_one_comes_while_the_other_is_half_gone(twins: tuple[Path, Path]) -> None:
     first, second = twins
     cluster("up", "--no-configure", "--site", first)
-    half = started(first, "down", "--volumes")
+    half = started(first, "down", "--volumes", "--yes")
     with standing_still(half):
         cluster("up", "--no-configure", "--site", second)
     ended(half)
@@ -105,7 +105,7 @@ def test_one_comes_while_the_other_is_half_gone(twins: tuple[Path, Path]) -> Non
 
 def test_both_at_once(twins: tuple[Path, Path]) -> None:
     """With nobody held back: they share podman, its leases, the image and the processors."""
-    for words in (("up", "--no-configure"), ("stop",), ("up", "--no-configure"), ("down", "--volumes")):
+    for words in (("up", "--no-configure"), ("stop",), ("up", "--no-configure"), ("down", "--volumes", "--yes")):
         runs = [started(spec, *words) for spec in twins]
         for run in runs:
             ended(run)

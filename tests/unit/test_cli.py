@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from gridstead.cluster import cli
 from gridstead.cluster.errors import GridsteadError
-from gridstead.cluster.site import site_argument
+from gridstead.cluster.paths import site_argument
 from gridstead.cluster.spec_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,14 +138,13 @@ def test_what_the_site_is_called_works_from_anywhere(declaration: Path, argument
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
-@pytest.mark.parametrize("command", ["up", "down"])
-def test_a_full_disk_is_one_clear_error(tmp_path: Path, command: str) -> None:
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "cluster.yml").write_text(TINY)
     state = tmp_path / "state"
     # In a mount namespace of its own, so that nothing of it is left.
     script = (
         f"mkdir {state} && mount -t tmpfs -o size=64k none {state} && mkdir -p {state}/tiny && {{ dd if=/dev/zero of={state}/fill bs=1k || :; }} "
-        f"2>/dev/null; exec {sys.executable} -m gridstead.cluster {command} --quiet --site {tmp_path}"
+        f"2>/dev/null; exec {sys.executable} -m gridstead.cluster up --quiet --site {tmp_path}"
     )
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],

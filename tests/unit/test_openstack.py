@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.openstack import access, cloud, marks
 from gridstead.cluster.providers.openstack.cloud import Cloud, CloudError
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
+from gridstead.cluster.providers.openstack.provider import _reported
 from gridstead.cluster.providers.openstack.servers import Servers
 from gridstead.cluster.providers.openstack.turns import Turn, Turns, calls_of
 from gridstead.cluster.providers.openstack.volumes import gibibytes
@@ -55,6 +57,20 @@ def spec(**more: Any) -> Cluster:
 # -- marks -----------------------------------------------------------------------------------------------------------
 
 
+def marker() -> marks.Marker:
+    return marks.Marker("one", lambda: "me@here-12")
+
+
+def test_what_an_earlier_release_marked_names_no_owner() -> None:
+    assert marks.of_description("gridstead:one:port:worker001:abc") == ("one", Key(Kind.PORT, "worker001"), "abc", "")
+    assert marks.of_metadata(Kind.VOLUME, {"gridstead.cluster": "one", "gridstead.name": "x", "gridstead.digest": "d"}) == (
+        "one",
+        Key(Kind.VOLUME, "x"),
+        "d",
+        "",
+    )
+
+
 @given(st.text())
 def test_a_description_of_someone_else_is_no_mark(text: str) -> None:
     mark = marks.of_description(text)
@@ -64,8 +80,10 @@ def test_a_description_of_someone_else_is_no_mark(text: str) -> None:
 @pytest.mark.parametrize("kind", [Kind.NETWORK, Kind.PORT, Kind.ADDRESS, Kind.SECURITY_GROUP])
 def test_a_mark_comes_back_as_it_went(kind: Kind) -> None:
     resource = Resource(Key(kind, "worker001"), {"a": 1})
-    assert marks.of_description(marks.description("one", resource)) == ("one", resource.key, resource.digest)
-    assert marks.of_metadata(Kind.NODE, marks.metadata("one", Resource(Key(Kind.NODE, "worker001")))) is not None
+    mark = marker().of(resource)
+    assert marks.of_description(mark.description) == mark == ("one", resource.key, resource.digest, "me@here-12")
+    node = marker().of(Resource(Key(Kind.NODE, "worker001"), {"a": 1}))
+    assert marks.of_metadata(Kind.NODE, node.metadata) == node
     assert marks.of_metadata(Kind.NODE, {"owner": "someone"}) is None
 
 
@@ -123,6 +141,20 @@ def test_a_creation_is_looked_for_before_it_is_tried_again() -> None:
     assert create.made == 1
     create = answers(http(503), "made")
     assert Cloud(OpenStack()).make(lambda: None, create, what="thing") == "made"
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_gateway_that_gave_up_is_waited_for_like_a_lost_answer(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(cloud, "LOST_ANSWER_PAUSE", 7.0)
+    monkeypatch.setattr("time.sleep", pauses.append)
+    assert Cloud(OpenStack()).make(lambda: "the first one", answers(http(status), "a second one"), what="thing") == "the first one"
+    assert pauses == [7.0]
+
+
+def test_what_someone_else_deletes_meanwhile_is_told_like_any_failure() -> None:
+    with pytest.raises(GridsteadError, match="port worker001: the cloud no longer has it"), _reported(Key(Kind.PORT, "worker001")):
+        raise exceptions.NotFoundException("No Port found")
 
 
 def test_gone_already_is_well() -> None:
@@ -252,7 +284,7 @@ def nova() -> tuple[Nova, Servers]:
     project = Cloud(OpenStack())
     compute = Nova()
     project.services = SimpleNamespace(compute=compute)
-    return compute, Servers(project, "one", "test", str)
+    return compute, Servers(project, marker(), "test", str)
 
 
 def test_servers_that_have_not_changed_are_not_asked_for_again(nova: tuple[Nova, Servers]) -> None:
@@ -316,7 +348,7 @@ def test_a_creation_done_twice_is_seen_as_two() -> None:
 
 
 def test_a_server_is_found_to_need_what_it_is_made_of_and_what_it_holds() -> None:
-    description = marks.description("one", Resource(Key(Kind.PORT, "server001")))
+    description = marker().of(Resource(Key(Kind.PORT, "server001"))).description
     port = SimpleNamespace(
         id="p",
         description=description,
@@ -327,7 +359,7 @@ def test_a_server_is_found_to_need_what_it_is_made_of_and_what_it_holds() -> Non
         device_id="s",
         device_owner="",
     )
-    described = {kind: marks.description("one", Resource(Key(kind, "x"))) for kind in (Kind.NETWORK, Kind.SECURITY_GROUP)}
+    described = {kind: marker().of(Resource(Key(kind, "x"))).description for kind in (Kind.NETWORK, Kind.SECURITY_GROUP)}
     network = SimpleNamespace(id="n", description=described[Kind.NETWORK], created_at="2026")
     group = SimpleNamespace(id="g", description=described[Kind.SECURITY_GROUP], created_at="2026", security_group_rules=[])
     held = server("server001", "s", attached_volumes=[{"id": "v"}])
@@ -346,6 +378,40 @@ def test_a_server_group_of_a_kind_that_was_renamed_is_found() -> None:
     names = ("gridstead-one-formerly", "gridstead-one-two-worker", "gridstead-two-worker", "mine")
     found = sight(server_groups=[SimpleNamespace(id=name, name=name) for name in names])
     assert list(found) == [Key(Kind.SERVER_GROUP, "formerly")]
+
+
+def test_of_two_volumes_with_one_mark_the_one_that_a_server_has_is_taken() -> None:
+    """The other one is older: it came of a creation whose answer was lost."""
+    lists = {"servers": [server("server001", "s", attached_volumes=[{"id": "used"}])]}
+    volumes = [volume("server001-data", "blank"), volume("server001-data", "used", created_at="2027", status="in-use")]
+    seen = Sight(spec(), Cloud(OpenStack()), Listing(volumes=volumes, **lists))
+    key = Key(Kind.VOLUME, "server001-data")
+    assert seen.found[key].id == "used"
+    assert seen.found[replace(key, copy=2)].id == "blank"
+    assert seen.doubtful == {}
+
+
+def test_of_two_volumes_that_no_server_has_none_is_taken() -> None:
+    volumes = [volume("server001-data", "one"), volume("server001-data", "two"), volume("other", "three")]
+    seen = Sight(spec(), Cloud(OpenStack()), Listing(volumes=volumes))
+    assert seen.doubtful == {Key(Kind.VOLUME, "server001-data"): ["one", "two"]}
+
+
+def test_of_two_networks_the_one_with_ports_is_taken() -> None:
+    description = marker().of(Resource(Key(Kind.NETWORK, "x"))).description
+    networks = [SimpleNamespace(id=name, description=description, created_at=name) for name in ("a", "b")]
+    ports = [
+        SimpleNamespace(id="dhcp", network_id="a", device_owner="network:dhcp", description="", created_at="", device_id="", fixed_ips=[]),
+        SimpleNamespace(id="p", network_id="b", device_owner="", description="", created_at="", device_id="", fixed_ips=[]),
+    ]
+    assert sight(networks=networks, ports=ports)[Key(Kind.NETWORK, "x")].id == "b"
+
+
+def test_a_server_in_error_that_never_ran_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sight, "fault", lambda *_: "No valid host")
+    servers = [server("worker001", "a", status="ERROR", launched_at=None), server("worker002", "b", status="ERROR", launched_at="2026")]
+    found = sight(servers=servers).of(Kind.NODE)
+    assert [found[name].status for name in ("worker001", "worker002")] == [Status.UNMADE, Status.BROKEN]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +445,7 @@ def test_an_attachment_is_what_nova_and_cinder_both_say() -> None:
 
 
 def test_half_made_networks_are_completed() -> None:
-    description = marks.description("one", Resource(Key(Kind.NETWORK, "gridstead-one")))
+    description = marker().of(Resource(Key(Kind.NETWORK, "gridstead-one"))).description
     network = SimpleNamespace(id="n", description=description, created_at="2026")
     assert sight(networks=[network])[Key(Kind.NETWORK, "gridstead-one")].status is Status.STOPPED
     subnet = SimpleNamespace(id="s", network_id="n", cidr="10.0.0.0/24")

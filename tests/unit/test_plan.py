@@ -72,6 +72,9 @@ def as_found(resources: list[Resource]) -> Observed:
 
 
 def carry_out(plan: Plan, cloud: Cloud) -> None:
+    for step in plan.steps:
+        if step.action is Action.REBOOT:  # repair does these
+            cloud.there[step.key] = replace(cloud.there[step.key], status=Status.OK)
     cloud.taken = {step.key for step in plan.steps if step.action is Action.DELETE}
     apply(plan, cloud, QUIET)  # type: ignore[arg-type]
 
@@ -95,6 +98,11 @@ def sites_in_any_state(draw: st.DrawFn) -> tuple[list[Resource], Observed]:
                 copy = replace(resource.key, copy=2)
                 found[copy] = replace(found[resource.key], key=copy)
     return wanted, found
+
+
+def asked(*keys: Key) -> dict[Key, str]:
+    """What somebody wants to be made anew."""
+    return dict.fromkeys(keys, "asked for")
 
 
 def names(plan: Plan) -> list[str]:
@@ -121,7 +129,8 @@ def test_from_nothing_everything_is_created_after_what_it_needs() -> None:
     ("change", "action"),
     [
         ({"status": Status.STOPPED}, Action.START),
-        ({"status": Status.BROKEN, "detail": "container is dead"}, Action.REPLACE),
+        ({"status": Status.BROKEN, "detail": "container is dead"}, Action.REBOOT),
+        ({"status": Status.UNMADE}, Action.REPLACE),
         ({"digest": "another"}, Action.REPLACE),
         ({"digest": None}, None),
     ],
@@ -134,12 +143,23 @@ def test_one_node_that_differs_is_one_step(change: dict[str, object], action: Ac
     assert [(step.action, step.key) for step in steps] == ([(action, key)] if action else [])
 
 
+def test_what_is_spared_is_started_as_it_is_and_told() -> None:
+    wanted, key = site(3), Key(Kind.NODE, "n2")
+    for status, steps in ((Status.OK, []), (Status.STOPPED, ["start node n2"]), (Status.UNMADE, ["replace node n2"])):
+        found = as_found(wanted)
+        found[key] = replace(found[key], status=status, digest="another")
+        plan = make(wanted, found, spare={key})
+        assert names(plan) == steps
+        assert [held.key for held in plan.held] == ([] if status is Status.UNMADE else [key])
+        assert names(make(wanted, found, spare={key}, replace=asked(key))) == ["replace node n2"]
+
+
 def test_a_volume_is_grown_in_place_and_never_replaced() -> None:
     wanted, key = site(1), Key(Kind.VOLUME, "n1-v0")
     for status in Status:
         found = as_found(wanted)
         found[key] = Found(key, status, digest="another")
-        plan = make(wanted, found, replace=[key])
+        plan = make(wanted, found, replace=asked(key))
         assert [(step.action, step.key) for step in plan.steps] == [(Action.UPDATE, key)]
 
 
@@ -152,7 +172,7 @@ def test_a_volume_grows_once_the_node_that_is_made_anew_has_let_go_of_it() -> No
     found[attachment.key] = replace(found[attachment.key], needs=(volume.key,))
     found[node] = replace(found[node], needs=(attachment.key,))
     assert [step.after for step in make(wanted, found).steps] == [set()]
-    after = {str(step): step.after for step in make(wanted, found, replace=[node]).steps}
+    after = {str(step): step.after for step in make(wanted, found, replace=asked(node)).steps}
     assert after == {
         "delete node n1": set(),
         "delete attachment n1-v0": {"delete node n1"},
@@ -185,7 +205,7 @@ def test_a_plan_carried_out_leaves_nothing_to_do(case: tuple[list[Resource], Obs
     wanted, found = case
     cloud = Cloud(found)
     volumes = {key for key in found if key.kind is Kind.VOLUME}
-    carry_out(make(wanted, found, replace=[key for key in found if key.name == "n1"]), cloud)
+    carry_out(make(wanted, found, replace=asked(*(key for key in found if key.name == "n1"))), cloud)
     assert not make(wanted, cloud.there)
     assert not {key for what, key in cloud.log if what == "delete"} & volumes, "data was deleted"
     assert set(cloud.there) == {resource.key for resource in wanted} | volumes
@@ -250,10 +270,10 @@ def test_what_uses_a_node_is_taken_away_before_it() -> None:
 def test_what_uses_a_node_is_replaced_before_it_only_where_both_are() -> None:
     found = with_users(as_found(site(3)))
     anew = [Key(Kind.NODE, "n1"), Key(Kind.NODE, "n3")]
-    steps = {str(step): step for step in make(site(3), found, replace=anew).steps}
+    steps = {str(step): step for step in make(site(3), found, replace=asked(*anew)).steps}
     assert steps["delete node n1"].after == {"delete node n3"}
     assert "delete node n2" not in steps
-    carry_out(make(site(3), found, replace=anew), Cloud(found))
+    carry_out(make(site(3), found, replace=asked(*anew)), Cloud(found))
 
 
 def test_a_plan_as_data_names_action_kind_name_and_reason() -> None:
@@ -338,7 +358,7 @@ def test_independent_steps_run_at_once_and_no_more_than_allowed() -> None:
 def test_replacing_deletes_first() -> None:
     wanted = site(1, 0)
     cloud = Cloud(as_found(wanted))
-    carry_out(make(wanted, cloud.there, replace=[Key(Kind.NODE, "n1")]), cloud)
+    carry_out(make(wanted, cloud.there, replace=asked(Key(Kind.NODE, "n1"))), cloud)
     assert [what for what, _ in cloud.log] == ["delete", "ensure"]
 
 
@@ -391,7 +411,7 @@ def test_what_hangs_on_a_replaced_node_is_made_anew_with_it() -> None:
     rules = Resource(Key(Kind.SECURITY_GROUP, "inside"), {"rules": 2})
     observed = Observed({one.key: Found(one.key, digest=one.digest) for one in (node, attachment)})
     observed[rules.key] = Found(rules.key, digest="before")
-    plan = make([rules, node, attachment], observed, replace=[node.key])
+    plan = make([rules, node, attachment], observed, replace=asked(node.key))
     assert names(plan) == ["update security group inside", "replace node n1", "replace attachment n1-v"]
     assert "create node n1" in plan.steps[-1].after
     assert names(make([rules, node, attachment], observed)) == ["update security group inside"]

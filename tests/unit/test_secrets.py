@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -93,3 +94,16 @@ def test_a_mint_that_is_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space"):
         secrets.mint(tmp_path / "key", b"secret")
     assert not (tmp_path / "key").exists(), "half a secret passes for a whole one"
+
+
+def test_a_state_directory_has_an_id_of_its_own_that_says_whose_it_is(paths: SitePaths) -> None:
+    assert secrets.owner(paths) == ""
+    secrets.ensure(paths)
+    mine = secrets.owner(paths)
+    assert re.fullmatch(r"[A-Za-z0-9@.-]+-[0-9a-f]{12}", mine)
+    assert "@" in mine
+    secrets.ensure(paths)
+    assert secrets.owner(paths) == mine
+    paths.owner.unlink()
+    secrets.ensure(paths)
+    assert secrets.owner(paths) != mine

@@ -36,6 +36,14 @@ options:
     description: With O(state=absent), also remove the block volumes with all that is on them.
     type: bool
     default: false
+  confirmed:
+    description: With O(volumes=true), that the data may go; a site that holds any is refused without it.
+    type: bool
+    default: false
+  adopt:
+    description: Take the cluster over that another state directory's marks are on.
+    type: bool
+    default: false
 author:
   - Gridstead developers (@gridstead)
 """
@@ -65,6 +73,8 @@ def main() -> None:
             "state": {"choices": ["present", "absent"], "default": "present"},
             "replace": {"type": "list", "elements": "str", "default": []},
             "volumes": {"type": "bool", "default": False},
+            "confirmed": {"type": "bool", "default": False},
+            "adopt": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -89,9 +99,11 @@ def main() -> None:
                 keep = [] if params["volumes"] else [Kind.VOLUME]
                 plan = planning.teardown(site.provider.observe(), keep=keep)
         elif params["state"] == "present":
-            plan = site.up(replace=params["replace"], configure=False).plan
+            plan = site.up(replace=params["replace"], configure=False, adopt=params["adopt"]).plan
         else:
-            plan = site.down(volumes=params["volumes"])
+            if params["volumes"] and not params["confirmed"]:
+                site.confirm_loss(ask=None)
+            plan = site.down(volumes=params["volumes"], adopt=params["adopt"])
     except GridsteadError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(plan), plan=[step.as_json() for step in plan.told()])

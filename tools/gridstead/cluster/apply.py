@@ -36,7 +36,7 @@ def apply(plan: Plan, provider: Provider, progress: Progress, *, do: Callable[[P
     Raises:
         StepError: after all that could be done is done, naming every step that failed and what was left undone.
     """
-    waiting = {str(step): step for step in plan.steps}
+    waiting = {str(step): step for step in plan.steps if step.action is not Action.REBOOT}
     left = {name: set(step.after & waiting.keys()) for name, step in waiting.items()}
     followers: dict[str, list[str]] = {name: [] for name in waiting}
     for name, before in left.items():

@@ -63,6 +63,9 @@ SiteOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also every task, changed or not.")]
+AdoptOption = Annotated[
+    bool, typer.Option("--adopt", help="Take the cluster over that another state directory's marks are on; its nodes and data stay.")
+]
 NodeArgument = Annotated[str, typer.Argument(help="The node's name, such as compute001.", autocompletion=_complete_node)]
 
 
@@ -93,6 +96,7 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter an option
             show_default=False,
         ),
     ] = None,
+    adopt: AdoptOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -101,7 +105,7 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter an option
     with _opened(site, quiet=quiet or as_json, verbose=verbose) as opened:
         for notice in opened.provider.notices():
             opened.progress.say(notice, style="dim")
-        outcome = opened.up(replace=replace or [], configure=configure, full=full, wait=wait)
+        outcome = opened.up(replace=replace or [], configure=configure, full=full, wait=wait, adopt=adopt)
         if check is None:
             check = full or not (outcome.nothing and verification.stands(opened))
         proof = verification.first_check(opened) if configure and wait and check else None
@@ -126,12 +130,17 @@ def plan(site: SiteOption = "local", as_json: JsonOption = False) -> None:
 def down(
     site: SiteOption = "local",
     volumes: Annotated[bool, typer.Option("--volumes", help="Also the block volumes, with all that is on them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before data is deleted.")] = False,
+    adopt: AdoptOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Take the site away. Volumes stay, unless --volumes."""
+    if volumes and not yes:
+        with _opened(site, quiet=True) as opened:
+            opened.confirm_loss(ask=typer.confirm if sys.stdin.isatty() else None)
     with _opened(site, quiet=quiet or as_json) as opened:
-        made = opened.down(volumes=volumes)
+        made = opened.down(volumes=volumes, adopt=adopt)
         left = sorted(opened.provider.observe().of(Kind.VOLUME))
     if as_json:
         _emit({"removed": [step.as_json() for step in made.told()], "volumes_left": left})

@@ -61,3 +61,7 @@ class PreflightError(GridsteadError):
 
 class StepError(GridsteadError):
     """One or more steps of a plan failed; the others went on (exit code 1)."""
+
+
+class RepairError(GridsteadError):
+    """Nodes were left as they are, because repairing them is the operator's decision; all else was done (exit code 1)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,19 @@ def state_home() -> Path:
     return Path(base).expanduser() / "gridstead"
 
 
+def site_argument(declaration: Path) -> str:
+    """What ``--site`` has to be for a cluster.yml: the shortest that works from anywhere, empty for the default site.
+
+    Args:
+        declaration: the file.
+    """
+    if declaration.name != "cluster.yml":
+        return str(declaration)
+    directory = declaration.parent
+    name = directory.name if directory.parent == ROOT / "inventories" else str(directory)
+    return "" if name == "local" else name
+
+
 @dataclass(frozen=True)
 class SitePaths:
     """The paths of one site.
@@ -29,6 +43,12 @@ class SitePaths:
 
     spec: Path
     name: str
+
+    @property
+    def option(self) -> str:
+        """What names this site on the command line; nothing for the default one."""
+        argument = site_argument(self.spec)
+        return f" --site {shlex.quote(argument)}" if argument else ""
 
     @property
     def state(self) -> Path:
@@ -76,6 +96,16 @@ class SitePaths:
         return self.state / "checked"
 
     @property
+    def owner(self) -> Path:
+        """The id of this state directory, by which a cluster's marks say whose it is."""
+        return self.state / "owner"
+
+    @property
+    def drained(self) -> Path:
+        """The nodes that were drained to be repaired or made anew, a line each."""
+        return self.state / "drained"
+
+    @property
     def lock(self) -> Path:
-        """Held by the command that is changing the cluster."""
+        """Held by the command that is changing the cluster, where the cluster's data do not lie on this machine."""
         return self.state / "lock"

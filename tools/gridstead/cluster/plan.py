@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gridstead.cluster.resources import KEPT, MADE_ANEW, Found, Key, Kind, Observed, Resource, Status
+from gridstead.cluster.resources import KEPT, MADE_ANEW, REBOOTED, Found, Key, Kind, Observed, Resource, Status
 
 
 class Action(StrEnum):
-    """What is done. ``REPLACE`` is two steps, a deletion and a creation, and is how people are told of both."""
+    """What is done.
+
+    ``REPLACE`` is two steps, a deletion and a creation, and is how people are told of both. ``REBOOT`` is what repair begins with
+    (:mod:`gridstead.cluster.repair`); carrying out a plan leaves it alone.
+    """
 
     CREATE = "create"
+    REBOOT = "reboot"
     REPLACE = "replace"
     START = "start"
     UPDATE = "update"
@@ -48,17 +53,37 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What is not done without being asked for.
+
+    Args:
+        key: the resource.
+        why: what is the matter with it, for people.
+    """
+
+    key: Key
+    why: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Steps, each after the ones it needs."""
+    """Steps, each after the ones it needs.
+
+    Args:
+        steps: what is done.
+        held: what would be made anew and is spared.
+    """
 
     steps: tuple[Step, ...] = ()
+    held: tuple[Held, ...] = ()
 
     def __bool__(self) -> bool:
+        """Whether there is anything to do."""
         return bool(self.steps)
 
     def of(self, action: Action, kind: Kind) -> list[str]:
-        """The names of the resources of a kind for which an action is told."""
-        return [step.key.name for step in self.told() if step.action is action and step.key.kind is kind]
+        """The names of the resources of a kind for which an action is told; what was made twice stays, under its name, when one goes."""
+        return [step.key.name for step in self.told() if step.action is action and step.key.kind is kind and step.key.copy == 1]
 
     def told(self) -> tuple[Step, ...]:
         """The steps as people are told of them: what is taken away and made again is replaced."""
@@ -73,13 +98,14 @@ class Plan:
         )
 
 
-def make(desired: Sequence[Resource], observed: Observed, *, replace: Iterable[Key] = ()) -> Plan:
+def make(desired: Sequence[Resource], observed: Observed, *, replace: Mapping[Key, str] | None = None, spare: Collection[Key] = ()) -> Plan:
     """The steps that turn what is observed into what is desired.
 
     Args:
         desired: the resources wanted, each after those it ``needs``.
         observed: the resources found.
-        replace: found resources to make anew whatever their state.
+        replace: found resources to make anew whatever their state, and why.
+        spare: what is not made anew for a change of its declaration, unless it is in ``replace``.
 
     Returns:
         First what is taken away, each after what was found to need it: what is no longer declared (but data: they stay), and
@@ -87,7 +113,7 @@ def make(desired: Sequence[Resource], observed: Observed, *, replace: Iterable[K
         a coming one wants. Last, what leaves and is still held until something that stays has been changed.
     """
     wanted = {resource.key: resource for resource in desired}
-    changes = _changes(desired, observed, set(replace))
+    changes, held = _changes(desired, observed, replace or {}, spare)
     anew = {key for key, (action, _) in changes.items() if action is Action.REPLACE}
     leaving = {key for key in observed if key not in wanted and key.kind not in KEPT}
     users = _users(observed.values())
@@ -106,7 +132,7 @@ def make(desired: Sequence[Resource], observed: Observed, *, replace: Iterable[K
         steps.append(Step(step, key, why, wanted[key], frozenset(needed | freed | gone)))
     changed = {user: names[user] for user in updated}
     steps += _deletions(last, users, whys, changed)
-    return Plan(tuple(steps))
+    return Plan(tuple(steps), held)
 
 
 def teardown(observed: Observed, *, keep: Collection[Kind] = ()) -> Plan:
@@ -120,33 +146,53 @@ def teardown(observed: Observed, *, keep: Collection[Kind] = ()) -> Plan:
     return Plan(tuple(_deletions(going, _users(observed.values()), dict.fromkeys(going, "no longer declared"))))
 
 
-def _changes(desired: Sequence[Resource], observed: Observed, forced: AbstractSet[Key]) -> dict[Key, tuple[Action, str]]:
-    """What is to be done with each resource wanted, and why."""
+def _changes(
+    desired: Sequence[Resource], observed: Observed, replace: Mapping[Key, str], spare: Collection[Key]
+) -> tuple[dict[Key, tuple[Action, str]], tuple[Held, ...]]:
+    """What is to be done with each resource wanted, and why; and what is not done because it is spared."""
     changes: dict[Key, tuple[Action, str]] = {}
+    held = []
     for resource in desired:
-        key = resource.key
-        decision = _decide(resource, observed.get(key), forced=key in forced)
+        key, found = resource.key, observed.get(resource.key)
+        decision = _decide(resource, found, replace.get(key))
         lost = next((need for need in resource.needs if need in changes and changes[need][0] is Action.REPLACE), None)
         if lost and (decision is None or decision[0] is Action.START):
             decision = (Action.REPLACE if key.kind in MADE_ANEW else Action.UPDATE), f"{lost} is made anew"
+        if (
+            found
+            and decision
+            and decision[0] is Action.REPLACE
+            and key in spare
+            and key not in replace
+            and found.status is not Status.UNMADE
+        ):
+            held.append(Held(key, decision[1]))
+            decision = _wake(found)
         if decision is not None:
             changes[key] = decision
-    return changes
+    return changes, tuple(held)
 
 
-def _decide(resource: Resource, found: Found | None, *, forced: bool) -> tuple[Action, str] | None:
+def _decide(resource: Resource, found: Found | None, replace: str | None) -> tuple[Action, str] | None:
     anew = resource.key.kind in MADE_ANEW
     if found is None:
         return Action.CREATE, "not there yet"
-    if forced and anew:
-        return Action.REPLACE, "asked for"
-    if found.status is Status.BROKEN and anew:
-        return Action.REPLACE, found.detail or "broken"
+    if replace and anew:
+        return Action.REPLACE, replace
+    if found.status is Status.UNMADE and anew:
+        return Action.REPLACE, found.detail or "it was never made to its end"
     if differences := resource.differs(found.digest):
         return (Action.REPLACE if anew else Action.UPDATE), f"declared differently: {', '.join(differences)}"
-    if found.status is not Status.OK:
-        return Action.START, found.detail or "stopped"
-    return None
+    return _wake(found)
+
+
+def _wake(found: Found) -> tuple[Action, str] | None:
+    """The least that makes a resource serve as it is."""
+    if found.status is Status.OK:
+        return None
+    if found.status is Status.BROKEN and found.key.kind in REBOOTED:
+        return Action.REBOOT, found.detail or "broken"
+    return Action.START, found.detail or "stopped"
 
 
 def _users(present: Iterable[Found]) -> dict[Key, set[Key]]:

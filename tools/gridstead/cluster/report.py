@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +13,18 @@ from rich.text import Text
 from gridstead.cluster.doctor import Finding
 from gridstead.cluster.node import Node
 from gridstead.cluster.plan import Action, Plan
-from gridstead.cluster.site import Outcome, Site, site_argument
+from gridstead.cluster.site import Outcome, Site
 from gridstead.cluster.status import SiteStatus, dashboard
 from gridstead.cluster.verification import FirstFile, FirstJob
 
-_STYLE = {Action.CREATE: "green", Action.START: "green", Action.REPLACE: "yellow", Action.UPDATE: "yellow", Action.DELETE: "red"}
+_STYLE = {
+    Action.CREATE: "green",
+    Action.START: "green",
+    Action.REPLACE: "yellow",
+    Action.UPDATE: "yellow",
+    Action.REBOOT: "yellow",
+    Action.DELETE: "red",
+}
 
 
 def _table(*columns: str) -> Table:
@@ -36,10 +42,12 @@ def _size(number: int) -> str:
 
 def print_plan(plan: Plan, out: Console) -> None:
     """The steps, one a line."""
-    if not plan:
+    if not plan and not plan.held:
         out.print("nothing to do: nodes, volumes and networks are as declared")
         return
     steps = plan.told()
+    for held in plan.held:
+        out.print(Text("held    ", style="yellow") + Text(f" {held.key}  ({held.why}; made anew only with up --replace {held.key.name})"))
     for step in steps:
         out.print(Text(f"{step.action!s:8}", style=_STYLE[step.action]) + Text(f" {step.key}  ({step.why})"))
     counted = Counter(step.action for step in steps)
@@ -92,8 +100,7 @@ def print_up(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None, o
     print_outcome(outcome, out)
     if proof is not None:
         out.print(str(proof))
-    argument = site_argument(site.paths.spec)
-    option = f" --site {shlex.quote(argument)}" if argument else ""
+    option = site.paths.option
     ce, controller, monitor = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "monitoring"))
     if ce or controller:
         out.print(f"log in:    tools/cluster ssh {ce or controller}{option} --user grid")

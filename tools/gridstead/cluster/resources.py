@@ -28,6 +28,8 @@ class Kind(StrEnum):
 
 #: What is made anew when it is declared differently, or when something it needs is made anew. All else is changed as it is.
 MADE_ANEW = frozenset({Kind.NODE, Kind.ATTACHMENT})
+#: What can be rebooted when it is broken.
+REBOOTED = frozenset({Kind.NODE})
 #: What outlives its cluster unless the operator says otherwise: data.
 KEPT = frozenset({Kind.VOLUME})
 
@@ -38,6 +40,8 @@ class Status(StrEnum):
     OK = "ok"
     STOPPED = "stopped"
     BROKEN = "broken"
+    #: Its making failed: nothing ever ran or lay on it.
+    UNMADE = "unmade"
 
 
 @dataclass(frozen=True, order=True)
@@ -130,13 +134,15 @@ class Found:
 
     Args:
         key: kind and name.
-        status: ok, stopped or broken.
+        status: ok, stopped, broken or never made to its end.
         digest: the digest it was made with; None where the provider cannot tell (then it is as declared).
         id: the provider's own id.
         detail: why it is broken, in the provider's words.
         data: what the inventory and the provider itself need of it (address, device, …).
         needs: what it holds on to as it is, and must not lose before it goes itself: a node its port, its volumes, the server
             of the file systems it has mounted.
+        owner: the state directory it was made from, as its mark says; empty where an earlier release made it; None where there
+            is no mark.
     """
 
     key: Key
@@ -146,6 +152,7 @@ class Found:
     detail: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Key, ...] = ()
+    owner: str | None = None
 
 
 class Observed(dict[Key, Found]):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import secrets
+import socket
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -77,8 +80,23 @@ def public_of(private: Path) -> str:
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
+def owner(paths: SitePaths) -> str:
+    """The id of the state directory; empty before there is one."""
+    return paths.owner.read_text().strip() if paths.owner.exists() else ""
+
+
+def _new_owner() -> str:
+    """A random id that also tells people whose it is."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no user of this number is known here
+        user = str(os.getuid())
+    where = re.sub(r"[^A-Za-z0-9@.-]", "-", f"{user}@{socket.gethostname()}")
+    return f"{where[:40]}-{secrets.token_hex(6)}"
+
+
 def ensure(paths: SitePaths) -> None:
-    """Make the state directory and mint the secrets that are missing: ssh key, munge key.
+    """Make the state directory and mint what is missing: its id, the ssh key, the munge key.
 
     Raises:
         GridsteadError: the state directory cannot be made, or holds a file that is no key.
@@ -88,5 +106,6 @@ def ensure(paths: SitePaths) -> None:
     if not paths.ssh_key.exists():
         mint(paths.ssh_key, new_ssh_key()[0])
     public_of(paths.ssh_key)
+    mint(paths.owner, f"{_new_owner()}\n".encode())
     # munged wants 32 to 1024 random bytes (munged(8)).
     mint(paths.secrets / "munge.key", secrets.token_bytes(128))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +17,16 @@ from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.images import images_for
+from gridstead.cluster.images.base import Images
+from gridstead.cluster.parallel import each
 from gridstead.cluster.paths import ROOT, SitePaths
-from gridstead.cluster.plan import Action, Plan
+from gridstead.cluster.plan import Action, Held, Plan
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import provider_for
 from gridstead.cluster.providers.base import NodeAccess, Provider
-from gridstead.cluster.resources import Key, Kind, Observed, Status
+from gridstead.cluster.repair import Repair, loss
+from gridstead.cluster.resources import Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import Cluster
-
-#: Seconds in which a node that was up all the time must answer ssh.
-ANSWER_LIMIT = 20.0
 
 
 def find_spec(site: str) -> Path:
@@ -52,19 +52,6 @@ def find_spec(site: str) -> Path:
             "a path with a comma is a list of hosts to Ansible", file=candidate, hint="give the file or its directory another name"
         )
     return candidate.absolute()
-
-
-def site_argument(declaration: Path) -> str:
-    """What ``--site`` has to be for a cluster.yml: the shortest that works from anywhere, empty for the default site.
-
-    Args:
-        declaration: the file, as :func:`find_spec` gives it.
-    """
-    if declaration.name != "cluster.yml":
-        return str(declaration)
-    directory = declaration.parent
-    name = directory.name if directory.parent == ROOT / "inventories" else str(directory)
-    return "" if name == "local" else name
 
 
 @dataclass
@@ -119,7 +106,11 @@ class Site:
             GridsteadError: another one holds it.
         """
         secrets.private_directory(self.paths.state)
-        with self.paths.lock.open("a+") as stream:
+        try:
+            stream = self.provider.lock.open("a+")
+        except OSError as error:
+            raise GridsteadError(f"{self.provider.lock}: cannot be locked: {error.strerror}") from None
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -138,12 +129,28 @@ class Site:
     def plan(self, replace: Iterable[str] = ()) -> tuple[Plan, Observed]:
         """What ``up`` would do to nodes, volumes and networks, and what is there now."""
         observed = self.provider.observe()
+        return self._planned(observed, dict.fromkeys(replace, "asked for"), spare=()), observed
+
+    def _planned(self, observed: Observed, replace: Mapping[str, str], *, spare: Collection[str]) -> Plan:
+        """The plan.
+
+        Args:
+            observed: what is there.
+            replace: nodes to make anew, and why.
+            spare: nodes not to make anew of our own accord; what holds state is never.
+        """
         desired = self.provider.desired(observed)
-        keys = [Key(Kind.NODE, node) for node in replace]
-        for key in keys:
-            if key not in {resource.key for resource in desired}:
-                raise InputError(f"no node {key.name} is declared", hint=f"declared: {', '.join(self.spec.node_names())}")
-        return planning.make(desired, observed, replace=keys), observed
+        declared = self.spec.node_names()
+        for node in replace:
+            if node not in declared:
+                raise InputError(f"no node {node} is declared", hint=f"declared: {', '.join(declared)}")
+        spared = {node for node in declared if self.spec.state_of(node)}.union(spare)
+        return planning.make(
+            desired,
+            observed,
+            replace={Key(Kind.NODE, node): why for node, why in replace.items()},
+            spare={Key(Kind.NODE, node) for node in spared},
+        )
 
     def nodes(self) -> dict[str, NodeAccess]:
         """The nodes that exist."""
@@ -153,81 +160,218 @@ class Site:
         """Ansible's view of the site."""
         return inventory.build(self.spec, self.paths, self.nodes())
 
+    # -- whose it is -----------------------------------------------------------------------------------------------
+
+    def claim(self, observed: Observed, *, adopt: bool, fresh: bool) -> bool:
+        """See that the cluster is ours before it is changed.
+
+        Args:
+            observed: what is there.
+            adopt: take it as ours if it is another's.
+            fresh: nothing was made from this state directory before.
+
+        Returns:
+            Whether there are marks that do not say yet that it is ours.
+
+        Raises:
+            InputError: it is another's.
+        """
+        mine = secrets.owner(self.paths)
+        owners = {found.owner for found in observed.values()} - {None}
+        others = sorted(str(owner) for owner in owners - {"", mine})
+        stranger = False
+        if "" in owners and (not mine or mine not in owners):
+            # An earlier release made it, which named nobody. It is ours if its nodes let our key in or, without nodes, if we had one.
+            had = self.paths.ssh_key.exists()
+            stranger = fresh or not had or (bool(observed.of(Kind.NODE)) and not self.provider.knows_key(observed))
+        if (others or stranger) and not adopt:
+            whose = f"belongs to {', '.join(others)}" if others else "was made from another state directory"
+            raise InputError(
+                f"a cluster {self.spec.name} is there and {whose}; this is {mine or 'a new one'}",
+                hint=f"if it is yours (its state directory was deleted, or is on another machine): tools/cluster up{self.paths.option}"
+                " --adopt; if not, give this one another name in cluster.yml",
+            )
+        return bool(owners - {mine or None})
+
     # -- nodes -----------------------------------------------------------------------------------------------------
 
-    def provision(self, replace: Iterable[str] = (), *, before_leaving: bool = True, wait: bool = True) -> Plan:
+    def provision(self, replace: Iterable[str] = (), *, wait: bool = True, adopt: bool = False) -> Plan:
         """Make the nodes, volumes and networks be as declared, and every node answer ssh.
 
         Args:
             replace: nodes to make anew.
-            before_leaving: drain nodes that are no longer declared, first.
             wait: until every node answers; else it is enough that the provider says that it runs.
+            adopt: take the cluster over if it is another's.
 
         Returns:
-            What was done. A node that was there and does not answer is replaced, alone, once.
+            What was done; in ``held`` what was left to the operator.
         """
-        secrets.ensure(self.paths)
+        repair = Repair(self.spec, self.paths, self.provider, self.progress, self)
+        plans = list(self._passes(repair, replace, wait=wait, adopt=adopt))
+        steps = tuple(step for plan in plans for step in plan.steps)
+        return Plan((*repair.done, *steps), (*repair.held, *plans[-1].held))
+
+    def _passes(self, repair: Repair, replace: Iterable[str], *, wait: bool, adopt: bool) -> Iterator[Plan]:
+        """Carry out what is to be done, nodes that are made anew of our own accord a few at a time; yields what was done each time."""
+        fresh = not self.paths.ssh_key.exists()
         self.provider.settle()
-        with self.progress.step("look at", f"cluster {self.spec.name}", silent=True):
-            plan, observed = self.plan(replace)
-            # What is only started again was checked when it was made, and needs no image.
-            made = [step.resource for step in plan.steps if step.resource is not None and step.action is not Action.START]
-            images = images_for(self.spec, self.provider) if any(one.key.kind is Kind.NODE for one in made) else None
-            self.provider.preflight(made, spare=images.space() if images else 0)
+        asked = dict.fromkeys(replace, "asked for")
+
+        def look() -> tuple[Plan, Observed, bool]:
+            with self.progress.step("look at", f"cluster {self.spec.name}", silent=True):
+                observed = self.provider.observe()
+                unmarked = self.claim(observed, adopt=adopt, fresh=fresh)
+                secrets.ensure(self.paths)
+                if unmarked:
+                    with self.progress.step("mark", f"cluster {self.spec.name} as this directory's"):
+                        self.provider.adopt(observed)
+                plan, more = self._batch(observed, asked, repair)
+                images = self._images(plan)
+                self.provider.preflight(_made(plan), spare=images.space() if images else 0)
+            return plan, observed, more
+
+        plan, observed, more = look()
+        for node in asked:
+            if Key(Kind.NODE, node) in observed and (said := loss(self.spec, node)):
+                self.progress.say(f"{node} is made anew; of {said}", style="yellow")
+        if repair.examine(observed, {*_taken(plan)}, wait=wait):
+            plan, observed, more = look()
+        while True:
+            self._carry_out(plan, observed, repair, wait=wait)
+            yield plan
+            if not more:
+                return
+            asked = {}
+            plan, observed, more = look()
+
+    def _batch(self, observed: Observed, asked: Mapping[str, str], repair: Repair) -> tuple[Plan, bool]:
+        """What to do now, and whether more nodes are to be made anew after that."""
+        plan = self._planned(observed, {**repair.sick, **asked}, spare=repair.quiet)
+        found = observed.of(Kind.NODE)
+        own = [node for node in plan.of(Action.REPLACE, Kind.NODE) if node not in asked and found[node].status is not Status.UNMADE]
+        later = set(own[self.spec.repair.at_once :])
+        if later:
+            now = {node: why for node, why in repair.sick.items() if node not in later}
+            held = plan.held
+            plan = self._planned(observed, {**now, **asked}, spare=later | repair.quiet)
+            plan = Plan(plan.steps, held)
+        held_here = {held.key for held in repair.held}
+        return Plan(plan.steps, tuple(held for held in plan.held if held.key not in held_here)), bool(later)
+
+    def _images(self, plan: Plan) -> Images | None:
+        """Where what new nodes boot from comes from; None where none is made."""
+        return images_for(self.spec, self.provider) if any(one.key.kind is Kind.NODE for one in _made(plan)) else None
+
+    def _carry_out(self, plan: Plan, observed: Observed, repair: Repair, *, wait: bool) -> None:
+        controller = self.first_node_with("slurm_controller")
+        if controller in repair.quiet and set(plan.of(Action.DELETE, Kind.NODE)):
+            repair.refuse(plan.held)  # nobody could empty the nodes that leave
         self.provider.prepare(self.progress)
-        if images:
+        if images := self._images(plan):
             self.provider.image = images.ensure(self.progress)
-        if leaving := plan.of(Action.DELETE, Kind.NODE):
+        if taken := [node for node in _taken(plan) if (found := observed.of(Kind.NODE).get(node)) and found.status is Status.OK]:
             self.provider.grant_access(observed)
-            if before_leaving:
-                self._drain(leaving, observed)
+            self.drain(taken, repair.quiet)
+        self._unmount(plan, observed)
         if plan:
             self.paths.checked.unlink(missing_ok=True)
         apply(plan, self.provider, self.progress)
-        fresh = {step.key.name for step in plan.steps if step.key.kind is Kind.NODE and step.action is not Action.DELETE}
+        fresh = [*plan.of(Action.CREATE, Kind.NODE), *plan.of(Action.REPLACE, Kind.NODE), *plan.of(Action.START, Kind.NODE)]
         for node in fresh:
             (self.paths.facts / node).unlink(missing_ok=True)
-        silent = self._await_nodes(fresh) if wait else []
-        if silent:
-            self.progress.say(f"no answer from {', '.join(silent)}: made anew", style="yellow")
-            again = self.provision(silent, before_leaving=False)
-            return Plan((*plan.steps, *again.steps))
-        return plan
+        if wait:
+            self._await_nodes(fresh, observed if not plan else self.provider.observe(), repair)
+        repair.healed(fresh)
 
-    def _await_nodes(self, fresh: set[str]) -> list[str]:
-        """Wait until the nodes answer; returns those that were up before and do not.
+    def _await_nodes(self, fresh: Sequence[str], observed: Observed, repair: Repair) -> None:
+        """Wait until the nodes that came answer.
 
         Raises:
-            GridsteadError: a node that was just made does not answer.
+            GridsteadError: one does not.
         """
-        observed = self.provider.observe()
-        with self.progress.step("learn", "the nodes' host keys", silent=True):
-            self.provider.grant_access(observed)
+        if fresh:
+            with self.progress.step("learn", "the nodes' host keys", silent=True):
+                self.provider.grant_access(observed)
         nodes = self.provider.nodes(observed)
         self.paths.ssh_config.write_text(inventory.ssh_config(self.spec, self.paths, nodes))
-        with ThreadPoolExecutor(max_workers=32) as pool:
-            limits = {node: self.provider.boot_limit if node in fresh else ANSWER_LIMIT for node in nodes}
-            answers = dict(zip(nodes, pool.map(lambda node: self._answers(node, nodes[node], limits[node]), nodes), strict=True))
-        silent = [node for node, answer in answers.items() if not answer]
-        if dead := sorted(fresh.intersection(silent)):
-            last = self.provider.console(dead[0], 10)
+        heard = reach.listen(nodes, dict.fromkeys(fresh, repair.boot_limit), self.paths, self.progress)
+        if heard.silent or heard.unknown:
+            dead = min(heard.silent or heard.unknown)
+            seen = "; ".join(f"{node}: {said}" for node, said in sorted(heard.silent.items()))
+            behind = f"; not asked, because they are reached through it: {', '.join(sorted(heard.unknown))}" if heard.unknown else ""
+            last = self.provider.console(dead, 10)
             raise GridsteadError(
-                f"{', '.join(dead)}: no answer over ssh after {self.provider.boot_limit:.0f} s; the last words of {dead[0]}:\n{last}",
-                hint=f"`tools/cluster logs {dead[0]}` shows more; `tools/cluster up` tries again",
+                f"no answer over ssh after {repair.boot_limit:.0f} s: {seen}{behind}; the last words of {dead}:\n{last}",
+                hint=f"`tools/cluster logs {dead}` shows more; `tools/cluster up` tries again",
             )
-        return silent
 
-    def _answers(self, node: str, access: NodeAccess, limit: float) -> bool:
-        """Whether ssh opens and Python runs, tried until the limit (seconds)."""
-        with self.progress.step("wait for", node, silent=True):
-            return reach.answers(self.paths, access, limit)
+    def _unmount(self, plan: Plan, observed: Observed) -> None:
+        """Let nodes that stay unmount the volumes that are taken from them.
 
-    def _drain(self, leaving: Sequence[str], observed: Observed) -> None:
-        """Let Slurm empty the nodes that leave."""
-        controllers = [node for node in self.spec.node_names() if "slurm_controller" in self.spec.services_of(node)]
-        up = {name for name, found in observed.of(Kind.NODE).items() if found.status is Status.OK}
-        if controllers and controllers[0] in up:
-            self.play(["drain.yml"], what="drain", limit=controllers, variables={"leaving": list(leaving)})
+        Raises:
+            GridsteadError: one is in use, or its node does not answer; nothing was taken away.
+        """
+        taken = {*_taken(plan)}
+        nodes = self.provider.nodes(observed)
+        for volume in plan.of(Action.DELETE, Kind.ATTACHMENT):
+            node = str(observed[Key(Kind.ATTACHMENT, volume)].data["node"])
+            device = nodes[node].volumes.get(volume.removeprefix(f"{node}-")) if node in nodes else None
+            if node in taken or device is None or not nodes[node].running:
+                continue
+            script = f'findmnt --noheadings --output TARGET --source {device} | while read -r point; do umount -- "$point" || exit 1; done'
+            argv = inventory.root_argv(self.paths, nodes[node], "sh", "-ec", script)
+            with self.progress.step("unmount", f"volume {volume}"):
+                done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+                if done.returncode:
+                    raise GridsteadError(
+                        f"volume {volume} cannot be taken from {node}: {done.stderr.strip() or f'exit {done.returncode}'}",
+                        hint="end what uses it there, then run this again; nothing was taken away",
+                    )
+
+    # -- Slurm -----------------------------------------------------------------------------------------------------
+
+    def drain(self, nodes: Sequence[str], quiet: Collection[str]) -> None:
+        """Let Slurm empty nodes that are taken away or repaired; those that come back take jobs again by :meth:`resume`.
+
+        Args:
+            nodes: the nodes.
+            quiet: nodes that do not answer; where Slurm's controller is one, nothing is emptied.
+        """
+        known = self.spec.node_names()
+        batch = [node for node in nodes if node not in known or "slurm_node" in self.spec.services_of(node)]
+        controller = self.first_node_with("slurm_controller")
+        if not batch or controller is None or controller in nodes:
+            return
+        access = self.nodes().get(controller)
+        if controller in quiet or access is None or not access.running:
+            self.progress.say(
+                f"{controller}, Slurm's controller, does not answer: {', '.join(batch)} cannot be emptied first", style="yellow"
+            )
+            return
+        staying = {*self._drained(), *(node for node in batch if node in known)}
+        self.paths.drained.write_text("".join(f"{node}\n" for node in sorted(staying)))
+        self.play(["drain.yml"], what="drain", limit=[controller], variables={"leaving": batch})
+
+    def resume(self, quiet: Collection[str], configured: Collection[str] = ()) -> None:
+        """Let nodes that were drained, came back and answer take jobs again.
+
+        Args:
+            quiet: nodes that do not answer.
+            configured: nodes that were configured just now, which ends with that (role slurm_node).
+        """
+        drained = set(self._drained()).intersection(self.spec.node_names()).difference(configured)
+        back = sorted(drained.difference(quiet))
+        controller = self.first_node_with("slurm_controller")
+        if back and controller is not None and controller not in quiet:
+            self.play(["resume.yml"], what="resume", limit=[controller], variables={"returning": back})
+            drained -= set(back)
+        if drained:
+            self.paths.drained.write_text("".join(f"{node}\n" for node in sorted(drained)))
+        else:
+            self.paths.drained.unlink(missing_ok=True)
+
+    def _drained(self) -> list[str]:
+        return self.paths.drained.read_text().split() if self.paths.drained.exists() else []
 
     # -- the whole site --------------------------------------------------------------------------------------------
 
@@ -237,7 +381,15 @@ class Site:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
         return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
 
-    def up(self, *, replace: Iterable[str] = (), configure: bool = True, full: bool = False, wait: bool = True) -> Outcome:
+    def up(
+        self,
+        *,
+        replace: Iterable[str] = (),
+        configure: bool = True,
+        full: bool = False,
+        wait: bool = True,
+        adopt: bool = False,
+    ) -> Outcome:
         """Make the site be as declared.
 
         Args:
@@ -246,31 +398,50 @@ class Site:
                 the roles that this concerns.
             full: run all roles on all nodes.
             wait: until the nodes answer; without that nothing is configured.
+            adopt: take the cluster over if it is another's.
+
+        Raises:
+            RepairError: nodes were left as they are; all else was done.
         """
         began = time.monotonic()
+        outcome = Outcome(Plan(), seconds={"provision": 0.0})
         with self.changing():
-            plan = self.provision(replace, wait=wait)
-            outcome = Outcome(plan, seconds={"provision": time.monotonic() - began})
-            if configure and wait:
-                self._configure(outcome, full=full)
+            repair = Repair(self.spec, self.paths, self.provider, self.progress, self)
+            spared: tuple[Held, ...] = ()
+            for plan in self._passes(repair, replace, wait=wait, adopt=adopt):
+                outcome.plan = Plan((*outcome.plan.steps, *plan.steps))
+                outcome.seconds["provision"] += time.monotonic() - began
+                spared = plan.held
+                if configure and wait:
+                    self._configure(outcome, repair.quiet, full=full)
+                began = time.monotonic()
+            outcome.plan = Plan((*repair.done, *outcome.plan.steps))
+            repair.refuse(spared)
         return outcome
 
-    def _configure(self, outcome: Outcome, *, full: bool) -> None:
+    def _configure(self, outcome: Outcome, quiet: Collection[str], *, full: bool) -> None:
+        """Configure the nodes that answer, once those do that the others depend on."""
         began = time.monotonic()
         present = self.nodes()
+        if waiting := sorted(node for node in quiet if configuration.serves(self.spec.services_of(node))):
+            self.progress.say(f"nothing is configured: {', '.join(waiting)} does not answer, and others depend on it", style="yellow")
+            return
         listing = inventory.build(self.spec, self.paths, present)
         groups, inputs = configuration.groups_of(listing), configuration.inputs(self.paths, listing)
+        asked = {node: present[node] for node in inputs if node not in quiet}
         with self.progress.step("compare", "every node with how it was left", silent=True):
-            verdicts = {} if full else seal.check(self.paths, {node: present[node] for node in inputs}, inputs, self.spec.shares)
+            verdicts = {} if full else seal.check(self.paths, asked, inputs, self.spec.shares)
         todo = {node: set(digests) for node, digests in inputs.items()} if full else seal.todo(verdicts, groups)
+        todo = {node: roles for node, roles in todo.items() if node in asked}
         for node, verdict in verdicts.items():
             self.progress.say(f"{node}: {verdict}", style="dim")
         if todo:
             self.paths.checked.unlink(missing_ok=True)
             chosen = playbook.write(self.paths, configuration.selected(self.paths, groups, todo))
-            outcome.changed = self.play([chosen], what="configure").changed
+            outcome.changed += self.play([chosen], what="configure").changed
             seal.put(self.paths, {node: present[node] for node in todo}, inputs, self.spec.shares)
-        outcome.seconds["configure"] = time.monotonic() - began
+        self.resume(quiet, [node for node, roles in todo.items() if "slurm_node" in roles])
+        outcome.seconds["configure"] = outcome.seconds.get("configure", 0.0) + time.monotonic() - began
 
     def scale(self, kind: str, count: int) -> tuple[int, Outcome]:
         """Set the number of nodes of a kind, in cluster.yml and in fact.
@@ -296,30 +467,48 @@ class Site:
             lines = spec_file.write_removal(self.paths.spec, nodes)
         return lines, Site.open(self.paths.spec, self.progress).up()
 
-    def down(self, *, volumes: bool = False, final: bool = True) -> Plan:
+    def down(self, *, volumes: bool = False, final: bool = True, adopt: bool = False) -> Plan:
         """Take the cluster away.
 
         Args:
             volumes: the block volumes too, with all that is on them.
             final: also undo what was set up on the host, if this was the last cluster.
+            adopt: also if it is another's.
         """
         with self.changing():
             self.provider.settle()
             observed = self.provider.observe()
+            self.claim(observed, adopt=adopt, fresh=not self.paths.ssh_key.exists())
             keep = [] if volumes else [Kind.VOLUME]
             plan = planning.teardown(observed, keep=keep)
             apply(plan, self.provider, self.progress)
             self.provider.finish(last=final)
         return plan
 
+    def confirm_loss(self, *, ask: Callable[[str], bool] | None) -> None:
+        """See that somebody wants the data gone that volumes hold.
+
+        Args:
+            ask: asks the operator; None where nobody can be asked.
+
+        Raises:
+            InputError: nobody said so.
+        """
+        volumes = sorted(self.provider.observe().of(Kind.VOLUME))
+        if volumes and not (ask and ask(f"Delete {', '.join(volumes)} of cluster {self.spec.name}, with all that is on them?")):
+            raise InputError(
+                f"cluster {self.spec.name} holds data: {', '.join(volumes)}", hint="`down --volumes --yes` deletes them; `down` keeps them"
+            )
+
     def stop(self) -> list[str]:
         """Shut all nodes down, compute nodes before the servers they use."""
         with self.changing():
-            running = [node for node, access in self.nodes().items() if access.running]
+            observed = self.provider.observe()
+            self.claim(observed, adopt=False, fresh=not self.paths.ssh_key.exists())
+            running = [node for node, access in self.provider.nodes(observed).items() if access.running]
             servers = {node for node in running if configuration.serves(self.spec.services_of(node))}
             for group in ([node for node in running if node not in servers], [node for node in running if node in servers]):
-                with ThreadPoolExecutor(max_workers=self.provider.parallel) as pool:
-                    list(pool.map(self._stop_one, group))
+                each(self._stop_one, group, at_once=self.provider.parallel)
         return running
 
     def _stop_one(self, node: str) -> None:
@@ -344,3 +533,13 @@ class Site:
     def first_node_with(self, service: str) -> str | None:
         """The first declared node that offers a service."""
         return next((node for node in self.spec.node_names() if service in self.spec.services_of(node)), None)
+
+
+def _made(plan: Plan) -> list[Resource]:
+    """What a plan makes or changes. What is only started again was checked when it was made, and needs no image."""
+    return [step.resource for step in plan.steps if step.resource is not None and step.action not in (Action.START, Action.REBOOT)]
+
+
+def _taken(plan: Plan) -> list[str]:
+    """The nodes that are taken away, for good or to be made anew."""
+    return [*plan.of(Action.DELETE, Kind.NODE), *plan.of(Action.REPLACE, Kind.NODE)]

@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network
+from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
@@ -31,6 +32,19 @@ SERVICES: dict[str, str] = {
     "arc_client": "ARC's command line clients",
     "monitoring": "Prometheus and its dashboard",
 }
+
+#: Services whose nodes hold what cannot be made again, and what that is. The shared directories lie where ``shares`` says, all
+#: else below :data:`STATE_DIRECTORY`.
+STATEFUL: dict[str, str] = {
+    "nfs_server": "the shared directories",
+    "slurm_accounting": "the accounting database",
+    "slurm_controller": "the queue of jobs",
+    "cvmfs_stratum0": "the site's CVMFS repositories and their keys",
+    "arc_ce": "the jobs of the computing element",
+    "monitoring": "what was measured",
+}
+#: Where services keep their state (the roles' variable gridstead_state).
+STATE_DIRECTORY = "/var/lib/state"
 
 #: Services that exactly one node of a site may offer.
 SINGLE_SERVICES = ("nfs_server", "slurm_accounting", "slurm_controller", "cvmfs_stratum0", "monitoring")
@@ -290,6 +304,16 @@ class OpenStack(_Model):
     config_drive: bool = Field(default=True, description="Give nodes their metadata as a drive, which works without a metadata service.")
 
 
+class Repair(_Model):
+    """What `up` does by itself about a node that does not answer. Nodes with state are made anew only by `--replace`."""
+
+    patience: int = Field(default=120, ge=0, le=86400, description="Seconds for which a silent node is waited for before it is rebooted.")
+    boot: int | None = Field(
+        default=None, ge=1, le=86400, description="Seconds in which a node that was started must answer; by default the provider's."
+    )
+    at_once: int = Field(default=1, ge=1, le=999, description="How many nodes `up` makes anew at once of its own accord.")
+
+
 class Cluster(_Model):
     """A whole cluster.yml."""
 
@@ -299,6 +323,7 @@ class Cluster(_Model):
     domain: str = Field(default="grid.test", pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")
     image: Image = Image()
     network: Network = Network()
+    repair: Repair = Repair()
     security_rules: tuple[SecurityRule, ...] = Field(
         default=(SecurityRule(ports="22"),), description="What may come in from outside, on a cloud; by default ssh to the public nodes."
     )
@@ -377,6 +402,20 @@ class Cluster(_Model):
     def services_of(self, node: str) -> tuple[str, ...]:
         """The services a node offers."""
         return self.nodes[Node.parse(node).kind].services
+
+    def state_of(self, node: str) -> dict[str, Volume | None]:
+        """What a node holds that cannot be made again, and the volume it lies on; None where that is the node's own disk.
+
+        A service of the site's own may hold anything, so it does.
+        """
+        held: dict[str, Volume | None] = {}
+        volumes = self.nodes[Node.parse(node).kind].volumes
+        for service in self.services_of(node):
+            if service in STATEFUL or service in self.extra_services:
+                places = self.shares if service == "nfs_server" else (STATE_DIRECTORY,)
+                on = [next((it for it in volumes if PurePath(place).is_relative_to(it.mount)), None) for place in places]
+                held[STATEFUL.get(service, f"what {service} keeps")] = on[0] if on and all(on) else None
+        return held
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -145,6 +145,10 @@ def look(site: Site) -> SiteStatus:
         answers = list(
             pool.map(lambda node: _ask(site, node, found.get(node), accesses.get(node), _SLURM if node == controller else ""), names)
         )
+    silent = {status.name for status, _ in answers if status.state == "silent"}
+    for status, _ in answers:
+        if status.state == "silent" and accesses[status.name].through in silent:
+            status.state = "unknown"
     result = SiteStatus(site.spec.name, site.spec.provider, [status for status, _ in answers])
     for _, said in answers:
         _take_batch(said, result)

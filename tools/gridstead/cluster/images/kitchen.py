@@ -19,7 +19,7 @@ from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.podman.engine import DATA, Podman
 from gridstead.cluster.providers.podman.provider import PodmanProvider
-from gridstead.cluster.reach import answers
+from gridstead.cluster.reach import answer
 from gridstead.cluster.resources import Key, Kind
 from gridstead.cluster.spec import Cluster
 
@@ -195,8 +195,8 @@ def _boot(provider: PodmanProvider) -> None:
     observed = provider.observe()
     provider.grant_access(observed)
     access = provider.nodes(observed)[_NODE]
-    if not answers(provider.paths, access, _BOOT_LIMIT):
-        raise GridsteadError(f"the base image does not boot: no answer after {_BOOT_LIMIT:.0f} s\n{provider.console(_NODE, 10)}")
+    if (seen := answer(provider.paths, access, _BOOT_LIMIT)) is not None:
+        raise GridsteadError(f"the base image does not boot: no answer after {_BOOT_LIMIT:.0f} s ({seen})\n{provider.console(_NODE, 10)}")
     variables = inventory.host_variables(provider.spec, provider.paths, _NODE, access)
     provider.paths.spec.write_text(json.dumps({"all": {"hosts": {_NODE: variables}}}))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gridstead.cluster.progress import Progress
@@ -28,6 +29,7 @@ class NodeAccess:
         volumes: volume name to the device in the node, under /dev/disk/by-id.
         ssh_options: more options for ssh, such as a jump host.
         halves: the install halves the node was made with, by role: of what it was booted from, not of this checkout.
+        through: the node that it is reached through; empty when it is reached directly.
     """
 
     address: str
@@ -39,6 +41,7 @@ class NodeAccess:
     volumes: Mapping[str, str] = field(default_factory=dict)
     ssh_options: tuple[str, ...] = ()
     halves: Mapping[str, str] = field(default_factory=dict)
+    through: str = ""
 
 
 class Provider(ABC):
@@ -50,6 +53,11 @@ class Provider(ABC):
     boot_limit: float = 180.0
     #: What new nodes boot from, as this cloud knows it. Whoever has nodes made says it first (see ``gridstead.cluster.images``).
     image: str = ""
+
+    @property
+    @abstractmethod
+    def lock(self) -> Path:
+        """The file that is locked while the cluster is changed; it lies with the cluster's data, where they are on this machine."""
 
     @abstractmethod
     def preflight(self, resources: Sequence[Resource], *, spare: int = 0) -> None:
@@ -89,6 +97,18 @@ class Provider(ABC):
     @abstractmethod
     def stop(self, node: str) -> None:
         """Shut a node down; its volumes, address and name stay."""
+
+    @abstractmethod
+    def reboot(self, node: str) -> None:
+        """Boot a node anew, whatever it does; returns when the provider says that it runs."""
+
+    @abstractmethod
+    def knows_key(self, observed: Observed) -> bool:
+        """Whether the nodes found were made to let the present ssh key in."""
+
+    @abstractmethod
+    def adopt(self, observed: Observed) -> None:
+        """Have the marks of all that was found name the present state directory as the owner."""
 
     @abstractmethod
     def nodes(self, observed: Observed) -> dict[str, NodeAccess]:

@@ -131,7 +131,8 @@ class Cloud:
             except (exceptions.SDKException, identity.ClientException) as error:
                 if pause is None or not passing(error, conflict=True):
                     raise CloudError(f"create {what}", error) from None
-                lost = _status(error) is None
+                # A gateway that gave up tells nothing of what the service behind it did.
+                lost = _status(error) in (None, 502, 504)
                 time.sleep(_retry_after(error) or max(pause, LOST_ANSWER_PAUSE if lost else 0.0))
             if (found := self(find, what=f"look for {what}")) is not None:
                 return found

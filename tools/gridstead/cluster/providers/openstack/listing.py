@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+from openstack import exceptions
 
 from gridstead.cluster.node import Node
 from gridstead.cluster.providers.openstack import marks
@@ -86,6 +89,7 @@ class Sight:
         cloud: asked only for the fault of a server in ERROR.
         listing: the project's resources.
 
+    Of two networks or volumes the one in use counts; ``doubtful`` are the volumes of which no server has any, with their ids.
     The ids of what is found are in ``Found.id``. Where a creation was done twice (its answer lost, its run killed), the
     second one is found too, under a key of its own (:attr:`Key.copy`), so that it is taken away like anything not declared.
     """
@@ -93,6 +97,7 @@ class Sight:
     def __init__(self, spec: Cluster, cloud: Cloud, listing: Listing) -> None:
         self.spec, self.cloud, self.listing = spec, cloud, listing
         self.found = Observed()
+        self.doubtful: dict[Key, list[str]] = {}
         self._keys: dict[str, Key] = {}
         self._networks()
         self._routers()
@@ -116,11 +121,13 @@ class Sight:
         return tuple(self._keys[one] for one in ids if one in self._keys)
 
     def _networks(self) -> None:
-        for mark, network in marked(self.spec.name, Kind.NETWORK, self.listing.networks):
+        used = Counter(port.network_id for port in self.listing.ports if not (port.device_owner or "").startswith("network:"))
+        ours = marked(self.spec.name, Kind.NETWORK, self.listing.networks)
+        for mark, network in sorted(ours, key=lambda one: -used[one[1].id]):
             subnet = next((one for one in self.listing.subnets if one.network_id == network.id), None)
             data = {"cidr": subnet.cidr, "subnet": subnet.id} if subnet else {}
             status, detail = (Status.OK, "") if subnet else (Status.STOPPED, "it has no subnet yet")
-            self._add(Found(mark.key, status, mark.digest, network.id, detail, data))
+            self._add(Found(mark.key, status, mark.digest, network.id, detail, data, owner=mark.owner))
 
     def _routers(self) -> None:
         subnets = {str(found.data["subnet"]) for found in self.found.of(Kind.NETWORK).values() if "subnet" in found.data}
@@ -133,7 +140,7 @@ class Sight:
         for mark, router in marked(self.spec.name, Kind.ROUTER, self.listing.routers):
             connected = router.id in interfaces
             status, detail = (Status.OK, "") if connected else (Status.STOPPED, "it is not connected to the network yet")
-            self._add(Found(mark.key, status, mark.digest, router.id, detail, {"own": True}, networks))
+            self._add(Found(mark.key, status, mark.digest, router.id, detail, {"own": True}, networks, mark.owner))
             interfaces.pop(router.id, None)
         for router in interfaces:
             # Someone else's router that we were told to use; only the connection is ours.
@@ -142,7 +149,7 @@ class Sight:
     def _groups(self) -> None:
         for mark, group in marked(self.spec.name, Kind.SECURITY_GROUP, self.listing.security_groups):
             rules = [rule if isinstance(rule, dict) else rule.to_dict() for rule in group.security_group_rules or []]
-            self._add(Found(mark.key, Status.OK, mark.digest, group.id, data={"rules": rules}))
+            self._add(Found(mark.key, Status.OK, mark.digest, group.id, data={"rules": rules}, owner=mark.owner))
         prefix = marks.name(self.spec.name) + "-"
         for group in sorted(self.listing.server_groups, key=lambda one: one.id):
             # A kind's name has no dash: another cluster's, whose name begins with this one's, is not taken for it.
@@ -153,7 +160,7 @@ class Sight:
         for mark, port in marked(self.spec.name, Kind.PORT, self.listing.ports):
             address = next((fixed["ip_address"] for fixed in port.fixed_ips or []), "")
             needs = self._keys_of([port.network_id, *(port.security_group_ids or [])])
-            self._add(Found(mark.key, Status.OK, mark.digest, port.id, data={"address": address}, needs=needs))
+            self._add(Found(mark.key, Status.OK, mark.digest, port.id, data={"address": address}, needs=needs, owner=mark.owner))
 
     def _servers(self) -> None:
         ports: dict[str, list[str]] = {}
@@ -167,7 +174,8 @@ class Sight:
                 continue
             status, detail = Status.OK, ""
             if server.status in _SERVER_BROKEN:
-                status, detail = Status.BROKEN, self.fault(server.id)
+                # Without a time of launch it never ran.
+                status, detail = Status.BROKEN if server.launched_at else Status.UNMADE, self.fault(server.id)
             elif server.status not in _SERVER_OK:
                 status, detail = Status.STOPPED, f"it is {server.status}"
             flavor = server.flavor or {}
@@ -182,7 +190,7 @@ class Sight:
             group = Key(Kind.SERVER_GROUP, Node.parse(mark.key.name).kind)
             # While it is built, its port does not say yet whose it is.
             needs = {Key(Kind.PORT, mark.key.name), *self._keys_of(ports.get(server.id, ())), group, keypair}
-            self._add(Found(mark.key, status, mark.digest, server.id, detail, data, tuple(sorted(needs))))
+            self._add(Found(mark.key, status, mark.digest, server.id, detail, data, tuple(sorted(needs)), mark.owner))
 
     def address_of(self, server: Any, node: str) -> str:
         """A server's address in the cluster's network: that of its port, which is there before the server has it."""
@@ -196,25 +204,31 @@ class Sight:
 
     def fault(self, server: str) -> str:
         """What nova says of a server in ERROR."""
-        fault = (self.cloud(lambda: self.cloud.connection.compute.get_server(server), what="read a server's fault").fault or {}).get(
-            "message"
-        )
-        return f"it is in ERROR: {fault or 'nova gives no reason'}"
+        try:
+            told = self.cloud(lambda: self.cloud.connection.compute.get_server(server), what="read a server's fault").fault or {}
+        except exceptions.NotFoundException:
+            return "it is in ERROR, and has just been deleted"
+        return f"it is in ERROR: {told.get('message') or 'nova gives no reason'}"
 
     def _volumes(self) -> None:
         holders = {volume: key for key, found in self.found.items() if key.kind is Kind.NODE for volume in found.data["volumes"]}
         states = {}
-        for volume in sorted(self.listing.volumes, key=lambda one: (one.created_at or "", one.id)):
+        free: dict[Key, list[str]] = {}
+        for volume in sorted(self.listing.volumes, key=lambda one: (one.id not in holders, one.created_at or "", one.id)):
             states[volume.id] = volume
             mark = marks.of_metadata(Kind.VOLUME, volume.metadata)
             if mark is None or mark.cluster != self.spec.name or volume.status == "deleting":
                 continue
+            if volume.id not in holders:
+                free.setdefault(mark.key, []).append(volume.id)
             # What could not be made larger serves as before, as long as its server keeps it.
             good = volume.status in _VOLUME_OK or (volume.status == "error_extending" and volume.id in holders)
             data = {"bytes": volume.size * 2**30, "state": volume.status}
             detail = "" if good else f"it is {volume.status}"
-            self._add(Found(mark.key, Status.OK if good else Status.STOPPED, mark.digest, volume.id, detail, data))
+            status = Status.OK if good else Status.STOPPED
+            self._add(Found(mark.key, status, mark.digest, volume.id, detail, data, owner=mark.owner))
             self._attachment(mark.key.name, volume, holders)
+        self.doubtful = {key: ids for key, ids in free.items() if len(ids) > 1 and self.found[key].id in ids}
         for node, it in self.spec.node_names().items():
             for declared in self.spec.nodes[it.kind].volumes:
                 if declared.id and declared.id in states:
@@ -242,7 +256,7 @@ class Sight:
             connected = ports.get(address.port_id) == mark.key.name
             status, detail = (Status.OK, "") if connected else (Status.STOPPED, "it leads to no node")
             needs = (*self._keys_of([address.port_id]), *routers)
-            self._add(Found(mark.key, status, mark.digest, address.id, detail, {"address": address.floating_ip_address}, needs))
+            self._add(Found(mark.key, status, mark.digest, address.id, detail, {"address": address.floating_ip_address}, needs, mark.owner))
 
     def _keypairs(self) -> None:
         for keypair in self.listing.keypairs:

@@ -8,13 +8,14 @@ names say it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gridstead.cluster import halves
 from gridstead.cluster.resources import Key, Kind, Resource
 
-_DESCRIPTION = re.compile(r"^gridstead:(?P<cluster>[^:]+):(?P<kind>[^:]+):(?P<name>[^:]+):(?P<digest>[^:]*)$")
+_DESCRIPTION = re.compile(r"^gridstead:(?P<cluster>[^:]+):(?P<kind>[^:]+):(?P<name>[^:]+):(?P<digest>[^:]*)(:(?P<owner>[^:]*))?$")
 #: An image's property that names the install halves in it; and the beginning of those of a server's metadata that do, one a role:
 #: a value has no room for all (255 characters).
 HALVES = "gridstead_halves"
@@ -22,11 +23,44 @@ _HALF = "gridstead.half."
 
 
 class Mark(NamedTuple):
-    """What a resource of ours says of itself."""
+    """What a resource of ours says of itself. One that was made by an earlier release names no owner."""
 
     cluster: str
     key: Key
     digest: str
+    owner: str = ""
+
+    @property
+    def description(self) -> str:
+        """As the description of a network resource."""
+        return f"gridstead:{self.cluster}:{self.key.kind}:{self.key.name}:{self.digest}:{self.owner}"
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """As the metadata of a server or volume."""
+        return {
+            "gridstead.cluster": self.cluster,
+            "gridstead.name": self.key.name,
+            "gridstead.digest": self.digest,
+            "gridstead.owner": self.owner,
+        }
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Makes the marks of one cluster.
+
+    Args:
+        cluster: its name.
+        owner: tells the id of the state directory, once there is one.
+    """
+
+    cluster: str
+    owner: Callable[[], str]
+
+    def of(self, resource: Resource) -> Mark:
+        """The mark that a resource is created with."""
+        return Mark(self.cluster, resource.key, resource.digest, self.owner())
 
 
 def name(cluster: str, part: str = "") -> str:
@@ -34,29 +68,20 @@ def name(cluster: str, part: str = "") -> str:
     return f"gridstead-{cluster}-{part}" if part else f"gridstead-{cluster}"
 
 
-def description(cluster: str, resource: Resource) -> str:
-    """The description a network resource is created with."""
-    return f"gridstead:{cluster}:{resource.key.kind}:{resource.key.name}:{resource.digest}"
-
-
-def metadata(cluster: str, resource: Resource) -> dict[str, str]:
-    """The metadata a server or volume is created with."""
-    return {"gridstead.cluster": cluster, "gridstead.name": resource.key.name, "gridstead.digest": resource.digest}
-
-
 def of_description(text: str | None) -> Mark | None:
     """What a description says, when it is one of ours."""
     match = _DESCRIPTION.match(text or "")
     if match is None or match["kind"] not in set(Kind):
         return None
-    return Mark(match["cluster"], Key(Kind(match["kind"]), match["name"]), match["digest"])
+    return Mark(match["cluster"], Key(Kind(match["kind"]), match["name"]), match["digest"], match["owner"] or "")
 
 
 def of_metadata(kind: Kind, data: dict[str, Any] | None) -> Mark | None:
     """What metadata says, when it is ours."""
     if not data or "gridstead.cluster" not in data or "gridstead.name" not in data:
         return None
-    return Mark(data["gridstead.cluster"], Key(kind, data["gridstead.name"]), data.get("gridstead.digest", ""))
+    key = Key(kind, data["gridstead.name"])
+    return Mark(data["gridstead.cluster"], key, data.get("gridstead.digest", ""), data.get("gridstead.owner", ""))
 
 
 def halves_of(properties: Mapping[str, Any] | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.providers.openstack import marks
 from gridstead.cluster.providers.openstack.cloud import Cloud
 from gridstead.cluster.providers.openstack.listing import marked
-from gridstead.cluster.resources import Found, Resource
+from gridstead.cluster.resources import Found, Kind, Resource
 
 #: What makes a rule of a security group the rule it is.
 _RULE = ("direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id")
@@ -21,11 +21,11 @@ class Networking:
 
     Args:
         cloud: the connection.
-        cluster: the cluster's name.
+        marker: makes the cluster's marks.
     """
 
-    def __init__(self, cloud: Cloud, cluster: str) -> None:
-        self.cloud, self.cluster = cloud, cluster
+    def __init__(self, cloud: Cloud, marker: marks.Marker) -> None:
+        self.cloud, self.marker, self.cluster = cloud, marker, marker.cluster
 
     @property
     def _network(self) -> Any:
@@ -38,7 +38,18 @@ class Networking:
         return next(wanted, None)
 
     def _marking(self, resource: Resource, name: str) -> dict[str, str]:
-        return {"name": name, "description": marks.description(self.cluster, resource)}
+        return {"name": name, "description": self.marker.of(resource).description}
+
+    def mark(self, found: Found, mark: marks.Mark) -> None:
+        """Give a resource that is there another mark."""
+        update = {
+            Kind.NETWORK: self._network.update_network,
+            Kind.ROUTER: self._network.update_router,
+            Kind.SECURITY_GROUP: self._network.update_security_group,
+            Kind.PORT: self._network.update_port,
+            Kind.ADDRESS: self._network.update_ip,
+        }[found.key.kind]
+        self.cloud(lambda: update(found.id, description=mark.description), what=f"mark {found.key}")
 
     # -- the network -----------------------------------------------------------------------------------------------
 
@@ -230,7 +241,7 @@ class Networking:
         """
         if found is None:
             attributes = {"floating_network_id": resource.properties["external"], "port_id": port}
-            description = marks.description(self.cluster, resource)
+            description = self.marker.of(resource).description
             made = self.cloud.make(
                 lambda: self._find(resource, self._network.ips),
                 lambda: self._network.create_ip(**attributes, description=description),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 from openstack import exceptions
 
 from gridstead.cluster import secrets
-from gridstead.cluster.errors import GridsteadError, InputError
+from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
 from gridstead.cluster.inventory import ssh_argv
 from gridstead.cluster.node import Node
+from gridstead.cluster.parallel import each
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import NodeAccess, Provider
@@ -39,6 +42,22 @@ _TURNS = {
 _KERNEL_MEMORY, _KERNEL_SHARE = 64, 32
 
 
+@contextmanager
+def _reported(key: Key) -> Iterator[None]:
+    """What someone else has deleted under our hands is told like any other failure.
+
+    Raises:
+        GridsteadError: that.
+    """
+    try:
+        yield
+    except exceptions.NotFoundException as error:
+        raise GridsteadError(
+            f"{key}: the cloud no longer has it, or something it needs: {error.message}",
+            hint="someone else deletes things here; `tools/cluster up` makes it again",
+        ) from None
+
+
 class OpenStackProvider(Provider):
     """Servers of one project of one cloud.
 
@@ -57,9 +76,10 @@ class OpenStackProvider(Provider):
         self.spec, self.paths = spec, paths
         self.cloud = cloud or Cloud(spec.openstack, paths.spec)
         self.catalogue = preflight.Catalogue(self.cloud, spec)
-        self.networking = Networking(self.cloud, spec.name)
-        self.volumes = Volumes(self.cloud, spec.name)
-        self.servers = Servers(self.cloud, spec.name, spec.domain, self._fault)
+        marker = marks.Marker(spec.name, lambda: secrets.owner(paths))
+        self.networking = Networking(self.cloud, marker)
+        self.volumes = Volumes(self.cloud, marker)
+        self.servers = Servers(self.cloud, marker, spec.domain, self._fault)
         self.own_network = spec.network.name is None
         self._name = marks.name(spec.name)
         self._order = {
@@ -70,6 +90,11 @@ class OpenStackProvider(Provider):
         self._sight = Sight(spec, self.cloud, Listing())
         self._seen: Observed | None = None
         self._lock = threading.Lock()
+
+    @property
+    def lock(self) -> Path:
+        """See :attr:`Provider.lock`. Who works from another state directory is another owner, and is refused."""
+        return self.paths.lock
 
     def _fault(self, server: str) -> str:
         return self._sight.fault(server)
@@ -113,9 +138,7 @@ class OpenStackProvider(Provider):
     def desired(self, observed: Observed) -> list[Resource]:
         """See :meth:`Provider.desired`."""
         names = self.spec.node_names()
-        keypair = Resource(
-            Key(Kind.KEYPAIR, self._name), {"public_key": secrets.public_of(self.paths.ssh_key)} if self.paths.ssh_key.exists() else {}
-        )
+        keypair = self._keypair()
         inside = Resource(Key(Kind.SECURITY_GROUP, INSIDE), {"rules": [{"inside": True}]})
         resources = [keypair, inside, *self._network(observed)]
         ways = tuple(resource.key for resource in resources if resource.key.kind in (Kind.NETWORK, Kind.ROUTER))
@@ -139,6 +162,10 @@ class OpenStackProvider(Provider):
                 external = {"external": self.catalogue.external().id}
                 resources.append(Resource(Key(Kind.ADDRESS, node), external, needs=(port.key, *ways)))
         return resources
+
+    def _keypair(self) -> Resource:
+        public = {"public_key": secrets.public_of(self.paths.ssh_key)} if self.paths.ssh_key.exists() else {}
+        return Resource(Key(Kind.KEYPAIR, self._name), public)
 
     def _network(self, observed: Observed) -> list[Resource]:
         if not self.own_network:
@@ -202,8 +229,11 @@ class OpenStackProvider(Provider):
     # -- checks before anything is made ----------------------------------------------------------------------------
 
     def preflight(self, resources: Sequence[Resource], *, spare: int = 0) -> None:
-        """Everything by name, and quota for all that is to be made; of this machine's disk no node takes anything."""
+        """Everything by name, and quota for all that is to be made; and that it is clear which volume is the one with the data."""
         del spare
+        if self._sight.doubtful:
+            lines = [f"{key} is there {len(ids)} times, no server has any: {', '.join(ids)}" for key, ids in self._sight.doubtful.items()]
+            raise PreflightError("\n".join(lines), hint="look which one holds the data, and delete the other: openstack volume delete ID")
         if any(resource.key.kind is Kind.NODE for resource in resources):
             self.catalogue.read(["flavors", "zones"])
         for resource in resources:
@@ -233,7 +263,7 @@ class OpenStackProvider(Provider):
         found = self._found(key)
         if found and found.status is Status.OK and not resource.differs(found.digest):
             return
-        with self._place(key):
+        with self._place(key), _reported(key):
             self._ensure(resource, found)
 
     def _place(self, key: Key) -> AbstractContextManager[None]:
@@ -303,7 +333,7 @@ class OpenStackProvider(Provider):
         """See :meth:`Provider.delete`."""
         found = self._found(key)
         if found is not None:
-            with self._place(key):
+            with self._place(key), _reported(key):
                 self._delete(found)
             self._forget(key)
 
@@ -346,10 +376,45 @@ class OpenStackProvider(Provider):
 
     def stop(self, node: str) -> None:
         """Shut a node down; its power button is what cloud and guest agree on."""
-        found = self._found(Key(Kind.NODE, node))
+        key = Key(Kind.NODE, node)
+        found = self._found(key)
         if found is not None:
-            self.servers.stop(found)
-            self._seen = None
+            with _reported(key):
+                self.servers.stop(found)
+            with self._lock:
+                self._sighted()[key] = dataclasses.replace(found, status=Status.STOPPED, data={**found.data, "state": "SHUTOFF"})
+
+    def reboot(self, node: str) -> None:
+        """See :meth:`Provider.reboot`: without asking the guest, which may be past answering."""
+        key = Key(Kind.NODE, node)
+        with _reported(key):
+            self.servers.reboot(self._id(key), node)
+
+    # -- whose it is -----------------------------------------------------------------------------------------------
+
+    def knows_key(self, observed: Observed) -> bool:
+        """See :meth:`Provider.knows_key`. Keypairs are their user's: another user's is not seen, and its key is not ours."""
+        keypair = observed.get(Key(Kind.KEYPAIR, self._name))
+        wanted = self._keypair()
+        return keypair is not None and not wanted.differs(keypair.digest)
+
+    def adopt(self, observed: Observed) -> None:
+        """See :meth:`Provider.adopt`."""
+        owner = secrets.owner(self.paths)
+        theirs = [found for found in observed.values() if found.owner not in (None, owner)]
+
+        def one(found: Found) -> None:
+            with _reported(found.key):
+                mark = marks.Mark(self.spec.name, dataclasses.replace(found.key, copy=1), found.digest or "", owner)
+                match found.key.kind:
+                    case Kind.NODE:
+                        self.servers.mark(found, mark)
+                    case Kind.VOLUME:
+                        self.volumes.mark(found, mark)
+                    case _:
+                        self.networking.mark(found, mark)
+
+        each(one, theirs, at_once=self.parallel)
 
     # -- reaching nodes --------------------------------------------------------------------------------------------
 
@@ -358,7 +423,7 @@ class OpenStackProvider(Provider):
         servers = observed.of(Kind.NODE)
         outside = {name: str(found.data["address"]) for name, found in observed.of(Kind.ADDRESS).items() if name in servers}
         user = self.spec.image.user
-        entry = next((outside[name] for name in self.spec.node_names() if name in outside), None)
+        way = next((name for name in self.spec.node_names() if name in outside), None)
         result = {}
         for node, found in servers.items():
             variables: dict[str, Any] = {"gridstead_container": False, "gridstead_share": "nfs"}
@@ -374,7 +439,8 @@ class OpenStackProvider(Provider):
                 running=found.status is Status.OK,
                 variables=variables,
                 volumes=self._devices(node, observed),
-                ssh_options=access.jump(self.paths, user, entry) if entry and node not in outside else (),
+                ssh_options=access.jump(self.paths, user, outside[way]) if way and node not in outside else (),
+                through=way if way and node not in outside else "",
                 halves=found.data.get("halves", {}),
             )
         return result

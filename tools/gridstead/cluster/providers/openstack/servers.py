@@ -63,13 +63,13 @@ class Servers:
 
     Args:
         cloud: the connection.
-        cluster: the cluster's name.
+        marker: makes the cluster's marks.
         domain: its domain.
         fault: reads what nova says of a server in ERROR.
     """
 
-    def __init__(self, cloud: Cloud, cluster: str, domain: str, fault: Callable[[str], str]) -> None:
-        self.cloud, self.cluster, self.domain, self._fault = cloud, cluster, domain, fault
+    def __init__(self, cloud: Cloud, marker: marks.Marker, domain: str, fault: Callable[[str], str]) -> None:
+        self.cloud, self.marker, self.cluster, self.domain, self._fault = cloud, marker, marker.cluster, domain, fault
         self._watch = Watch(lambda: self.cloud(self._looked_over, what="list servers"))
         self._known: dict[str, Any] = {}
         self._whole_due = float("-inf")
@@ -137,7 +137,7 @@ class Servers:
             "flavor_id": recipe.flavor,
             "networks": [{"port": port}],
             "key_name": marks.name(self.cluster),
-            "metadata": {**marks.metadata(self.cluster, resource), **marks.server_halves(recipe.halves)},
+            "metadata": {**self.marker.of(resource).metadata, **marks.server_halves(recipe.halves)},
             "tags": ["gridstead", marks.name(self.cluster)],
             "user_data": base64.b64encode(data.encode()).decode(),
             "config_drive": properties["config_drive"],
@@ -175,6 +175,16 @@ class Servers:
         self._watch.wait(
             found.id, lambda one: one is None or one.status == "SHUTOFF", limit=STOP_LIMIT, what=f"stop of server {found.key.name}"
         )
+
+    def reboot(self, server: str, node: str) -> None:
+        """Reset a server; one in ERROR too, if it ever ran."""
+        self.cloud(lambda: self._compute.reboot_server(server, "HARD"), what=f"reboot {node}", conflict=True)
+        self._watch.wait(server, lambda one: one is not None and one.status != "HARD_REBOOT", limit=STOP_LIMIT, what=f"reboot of {node}")
+        self._await(server, node)
+
+    def mark(self, found: Found, mark: marks.Mark) -> None:
+        """Give a server that is there another mark."""
+        self.cloud(lambda: self._compute.set_server_metadata(found.id, **mark.metadata), what=f"mark {found.key}")
 
     def delete(self, found: Found) -> None:
         """A server; its volumes are let go by nova, its port stays."""

@@ -29,11 +29,11 @@ class Volumes:
 
     Args:
         cloud: the connection.
-        cluster: the cluster's name.
+        marker: makes the cluster's marks.
     """
 
-    def __init__(self, cloud: Cloud, cluster: str) -> None:
-        self.cloud, self.cluster = cloud, cluster
+    def __init__(self, cloud: Cloud, marker: marks.Marker) -> None:
+        self.cloud, self.marker, self.cluster = cloud, marker, marker.cluster
         self._watch = Watch(lambda: self.cloud(lambda: list(self._storage.volumes(details=True)), what="list volumes"))
 
     @property
@@ -59,7 +59,7 @@ class Volumes:
             attributes: dict[str, Any] = {
                 "name": marks.name(self.cluster, name),
                 "size": size,
-                "metadata": marks.metadata(self.cluster, resource),
+                "metadata": self.marker.of(resource).metadata,
             }
             for ours, theirs in (("type", "volume_type"), ("zone", "availability_zone")):
                 if properties[ours]:
@@ -71,10 +71,12 @@ class Volumes:
         if self._settled(identity, name).size < size:
             self._grow(identity, name, size)
         if found and resource.differs(found.digest):
-            self.cloud(
-                lambda: self._storage.set_volume_metadata(identity, **marks.metadata(self.cluster, resource)), what=f"mark volume {name}"
-            )
+            self.mark(found, self.marker.of(resource))
         return identity
+
+    def mark(self, found: Found, mark: marks.Mark) -> None:
+        """Give a volume that is there another mark."""
+        self.cloud(lambda: self._storage.set_volume_metadata(found.id, **mark.metadata), what=f"mark {found.key}")
 
     def _grow(self, identity: str, name: str, size: int) -> None:
         """Make a volume larger, also while a server has it: cinder's API 3.42, and a matter of the driver.

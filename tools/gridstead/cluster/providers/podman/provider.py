@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -67,11 +69,20 @@ class PodmanProvider(Provider):
         self.network = f"gridstead-{spec.name}{_data_mark()}"
         self._made_with: str | None = None
 
+    @property
+    def lock(self) -> Path:
+        """See :attr:`Provider.lock`. Two checkouts, two users, `sudo -E`: whoever works on the same data has the same lock."""
+        if not self.host.is_root:
+            raise PreflightError("the podman provider needs root", hint="run this as root, or with sudo")
+        self.base.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return self.base.parent / f"{self.spec.name}.lock"
+
     # -- what is there ---------------------------------------------------------------------------------------------
 
     def observe(self) -> Observed:
         """Containers, network, shares by their labels and directories; volumes by their files."""
         found = Observed()
+        owner = self._owner.read_text().strip() if self._owner.exists() else ""
         attachments = []
         for entry in sorted(self.base.glob("nodes/*/disk/by-id/gridstead-*")):
             node, volume = entry.parents[2].name, entry.name.removeprefix(self.volumes.device_name(""))
@@ -98,7 +109,7 @@ class PodmanProvider(Provider):
             self._add(found, Found(Key(Kind.VOLUME, volume), digest=self._volume(volume, size).digest, data={"bytes": size}))
         for attachment in attachments:
             self._add(found, attachment)
-        return found
+        return Observed({key: dataclasses.replace(one, owner=owner) for key, one in found.items()})
 
     def _left_traces(self) -> bool:
         """Whether podman may know anything of this cluster: nodes/ and the network's file come before and go after."""
@@ -272,8 +283,26 @@ class PodmanProvider(Provider):
 
     # -- making and taking away ------------------------------------------------------------------------------------
 
+    @property
+    def _owner(self) -> Path:
+        """The cluster's mark: what lies beside it is all one owner's."""
+        return self.base / "owner"
+
+    def knows_key(self, observed: Observed) -> bool:
+        """See :meth:`Provider.knows_key`."""
+        key = secrets.public_of(self.paths.ssh_key)
+        seeds = [self._seed(node) / "authorized_keys" for node in observed.of(Kind.NODE)]
+        return all(seed.exists() and key in seed.read_text() for seed in seeds)
+
+    def adopt(self, observed: Observed) -> None:  # noqa: ARG002 - one mark is all that is found's
+        """See :meth:`Provider.adopt`."""
+        self.base.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._write(self._owner, f"{secrets.owner(self.paths)}\n", 0o600)
+
     def ensure(self, resource: Resource) -> None:
         """See :meth:`Provider.ensure`."""
+        if not self._owner.exists():
+            self.adopt(Observed())
         name = resource.key.name
         match resource.key.kind:
             case Kind.NETWORK:
@@ -360,7 +389,7 @@ class PodmanProvider(Provider):
     def _write(path: Path, text: str, mode: int) -> None:
         if path.exists() and path.read_text() == text:
             return
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         scratch.write_text(text)
         scratch.chmod(mode)
         scratch.replace(path)
@@ -406,6 +435,14 @@ class PodmanProvider(Provider):
         """Shut a node down as its init wants it."""
         self.podman("stop", "--ignore", self._container(node), timeout=60)
 
+    def reboot(self, node: str) -> None:
+        """See :meth:`Provider.reboot`."""
+        container = self._container(node)
+        if self.podman("container", "inspect", "--format", "{{.State.Status}}", container).strip() == "paused":
+            self.podman("unpause", container)
+        self.podman("stop", "--time", "20", container, timeout=60)
+        self.podman.start(container)
+
     def release(self) -> None:
         """See :meth:`Provider.release`."""
         self.podman.release()
@@ -415,9 +452,12 @@ class PodmanProvider(Provider):
         if last:
             self.podman.tear_down()
         shutil.rmtree(self.base / "nodes", ignore_errors=True)
-        for path in (self.base / "volumes", self.base / "shares", self.base):
+        for path in (self.base / "volumes", self.base / "shares"):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+        if self.base.is_dir() and set(self.base.iterdir()) <= {self._owner}:
+            self._owner.unlink(missing_ok=True)
+            self.base.rmdir()
 
     # -- reaching nodes --------------------------------------------------------------------------------------------
 

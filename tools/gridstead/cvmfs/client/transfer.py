@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import socket
 import ssl
 import threading
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ class Transfers:
                 return connection.getresponse(), connection
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                if kept is not None and not isinstance(error, TimeoutError):
+                if kept is not None and not isinstance(error, (TimeoutError, socket.timeout)):  # two errors in Python 3.9
                     continue  # the other side has closed it meanwhile, as it may
                 raise _failure(error, route, of_error(error, route)) from None
 

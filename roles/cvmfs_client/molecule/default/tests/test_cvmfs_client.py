@@ -270,6 +270,20 @@ def test_wrong_key_is_refused(host: Host, server: Host) -> None:
     assert not host.mount_point("/run/elsewhere").exists
 
 
+def test_a_revoked_revision_is_shown_no_longer(host: Host) -> None:
+    """The mount ends, and none comes back before the node's blacklist lets it."""
+    blacklist = "/etc/cvmfs/blacklist"
+    try:
+        host.check_output(f"echo '<{FQRN} 1000000' >{blacklist}; systemctl reload {UNIT}")
+        until("the mount to end", lambda: host.run(f"mountpoint --quiet {MOUNT}").rc != 0)
+        until("its reason", lambda: f"of {FQRN} is on this node's blacklist" in journal(host))
+        host.run("systemctl restart %s", UNIT)
+        assert host.run(f"mountpoint --quiet {MOUNT}").rc != 0
+    finally:
+        host.check_output(f"rm -f {blacklist}")
+    until("the mount to come back", lambda: host.run(f"{MOUNT}/software/hello/current/bin/hello").rc == 0)
+
+
 def test_check(host: Host) -> None:
     assert "all is well" in host.check_output(f"gridstead-cvmfs mount --check {FQRN}")
 

@@ -72,7 +72,7 @@ KNOWLEDGE = (
     ),
     Knowledge("slurm_node", of=("slurm_controller",)),
     Knowledge("cvmfs_squid", of=(_ALL,)),  # whom it answers; the stratum 0 is one of them
-    Knowledge("cvmfs_client", of=("cvmfs_stratum0", "cvmfs_squid")),
+    Knowledge("cvmfs_client", of=("cvmfs_stratum0", "cvmfs_squid"), variables=("gridstead_address", "cvmfs_stratum0_listen")),
     Knowledge("monitoring", of=("monitoring",), variables=()),  # whether there is a server
     Knowledge("monitoring", of=(_ALL,), on=("monitoring",)),  # its targets
 )

@@ -30,9 +30,17 @@ def site(pytestconfig: pytest.Config) -> Site:
 
 
 @pytest.fixture(scope="session")
-def frontend(site: Site) -> Node:
-    """Where users log in and the CE and slurmctld run."""
+def controller(site: Site) -> Node:
+    """Where slurmctld runs, and Slurm's commands."""
     return site.first("slurm_controller")
+
+
+@pytest.fixture(scope="session")
+def ce(site: Site) -> Node:
+    """Where the A-REX runs, and ARC's client: INTERNAL is an interface within one machine."""
+    found = site.first("arc_ce")
+    assert "arc_client" in found.services, f"{found.name} has a CE and no client for it"
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +52,8 @@ def computes(site: Site) -> list[Node]:
 
 
 @pytest.fixture
-def scratch(frontend: Node) -> Iterator[str]:
+def scratch(ce: Node) -> Iterator[str]:
     """A fresh directory of user grid on the shared file system; gone afterwards."""
-    path = frontend.out("mktemp -d ~/e2e.XXXXXX", user="grid")
+    path = ce.out("mktemp -d ~/e2e.XXXXXX", user="grid")
     yield path
-    frontend.sh(f"rm -rf {path}", user="grid")
+    ce.sh(f"rm -rf {path}", user="grid")

@@ -74,10 +74,10 @@ def reload(node: Node, fqrn: str, revision: int) -> None:
     until(f"revision {revision} on {node.name}", lambda: node.out(query) == str(revision), seconds=30)
 
 
-def test_a_job_runs_software_from_cvmfs(frontend: Node, computes: list[Node], fqrn: str) -> None:
+def test_a_job_runs_software_from_cvmfs(controller: Node, computes: list[Node], fqrn: str) -> None:
     """An interpreter script, a shared library and a file of more than 24 MB, on every compute node."""
     for node in computes:
-        said = frontend.out(f"cd /; srun --nodelist={node.name} /cvmfs/{fqrn}/{HELLO} </dev/null", user="alice")
+        said = controller.out(f"cd /; srun --nodelist={node.name} /cvmfs/{fqrn}/{HELLO} </dev/null", user="alice")
         assert f"Hello from {node.name}" in said, f"{said}\n{node.journal(f'gridstead-cvmfs@{fqrn}')}"
         assert "26214400 bytes" in said
 
@@ -104,17 +104,17 @@ def test_a_second_publication_is_seen_within_the_ttl(stratum0: Node, clients: li
         )
 
 
-def test_without_the_web_server(stratum0: Node, frontend: Node, computes: list[Node], fqrn: str, publish: Callable[[str], int]) -> None:
+def test_without_the_web_server(stratum0: Node, controller: Node, computes: list[Node], fqrn: str, publish: Callable[[str], int]) -> None:
     """What is cached is read, and jobs run it; what is not fails in the end; with the server all is well again."""
     revision = publish("mkdir -p e2e; date +%s%N >e2e/not-cached")
     fresh = stratum0.out(f"gridstead-cvmfs cat {fqrn} /e2e/not-cached")
     node = computes[0]
     reload(node, fqrn, revision)
     run = f"cd /; srun --nodelist={node.name} /cvmfs/{fqrn}/{HELLO} </dev/null"
-    frontend.sh(run, user="alice")
+    controller.sh(run, user="alice")
     try:
         stratum0.sh("systemctl stop nginx")
-        assert "Hello from" in frontend.out(run, user="alice")
+        assert "Hello from" in controller.out(run, user="alice")
         failed = node.sh(f"cat /cvmfs/{fqrn}/e2e/not-cached", check=False)
         assert "Input/output error" in failed.stderr, str(failed)
     finally:
@@ -123,7 +123,7 @@ def test_without_the_web_server(stratum0: Node, frontend: Node, computes: list[N
 
 
 def test_a_restart_of_the_web_server_kills_no_job(
-    stratum0: Node, frontend: Node, computes: list[Node], fqrn: str, publish: Callable[[str], int]
+    stratum0: Node, controller: Node, computes: list[Node], fqrn: str, publish: Callable[[str], int]
 ) -> None:
     """A job that reads files for the first time, one after the other, while nginx is restarted again and again."""
     revision = publish("mkdir -p e2e/restart; for n in $(seq 60); do echo $n-$(date +%s%N) >e2e/restart/$n; done")
@@ -131,15 +131,18 @@ def test_a_restart_of_the_web_server_kills_no_job(
     reload(node, fqrn, revision)
     read = f"cd /; srun --nodelist={node.name} sh -c 'for n in $(seq 60); do cat /cvmfs/{fqrn}/e2e/restart/$n || exit 1; sleep 0.1; done'"
     stratum0.sh("systemd-run --quiet --collect --unit=e2e-restarting sh -c 'for n in 1 2 3; do systemctl restart nginx; sleep 1; done'")
-    said = frontend.sh(f"{read} </dev/null", user="alice", check=False)
+    said = controller.sh(f"{read} </dev/null", user="alice", check=False)
     assert said.rc == 0, f"{said}\n{node.journal(f'gridstead-cvmfs@{fqrn}')}"
     assert len(said.stdout.split()) == 60
     until("nginx to be left alone", lambda: stratum0.sh("systemctl is-active e2e-restarting", check=False).rc != 0, seconds=60)
 
 
 def test_a_killed_client_comes_back(computes: list[Node], fqrn: str) -> None:
-    node = computes[-1]
-    node.sh(f"systemctl kill --signal=KILL gridstead-cvmfs@{fqrn}.service")
+    node, unit = computes[-1], f"gridstead-cvmfs@{fqrn}.service"
+    main = f"systemctl show --property=MainPID --value {unit}"
+    killed = node.out(main)
+    node.sh(f"systemctl kill --signal=KILL {unit}")
+    until("another process", lambda: node.out(main) not in {killed, "0"}, seconds=30)
     until(
         f"the mount of {node.name}",
         lambda: node.sh(f"test -x /cvmfs/{fqrn}/{HELLO}", check=False).rc == 0,

@@ -87,14 +87,29 @@ def test_slurm_is_watched(site: Site, query: Query) -> None:
 
 
 def test_dashboard(site: Site, page: str) -> None:
-    shown = fetch(page)
-    assert f"Grid site {site.name}" in shown
-    for node in site.nodes.values():
-        assert f"<td>{node.name}</td>" in shown
-        for volume in node.volumes:
-            assert f"<td>{volume['mount']}</td>" in shown
-    assert "<td>main</td>" in shown
+    wanted = {f"<td>{node.name}</td>" for node in site.nodes.values()}
+    wanted |= {f"<td>{volume['mount']}</td>" for node in site.nodes.values() for volume in node.volumes}
+    wanted |= {f"Grid site {site.name}", "<td>main</td>"}
+    missing: set[str] = set()
+
+    def complete() -> bool:
+        shown = fetch(page)
+        missing.clear()
+        missing.update(text for text in wanted if text not in shown)
+        return not missing
+
+    try:
+        until("the dashboard to show all", complete, seconds=30)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; missing: {missing}") from None
 
 
-def test_no_service_has_failed(query: Query) -> None:
+def test_no_service_has_failed(site: Site, query: Query) -> None:
+    # A collector that exports nothing has no failed unit either.
+    names = {(name,) for name in site.nodes}
+    until(
+        "the units of all nodes",
+        lambda: query("count by (instance) (node_systemd_unit_state{state='active'} == 1)").keys() == names,
+        seconds=60,
+    )
     assert query("node_systemd_unit_state{state='failed'} == 1") == {}

@@ -238,14 +238,17 @@ def _little_room(frontend: Node) -> Iterator[str]:
 
 
 def test_slurmctlds_disk_is_full(frontend: Node, little_room: str, log: str) -> None:
-    """It says so and goes on; with room again it has forgotten nothing, not even by a restart."""
+    """It refuses what it can't write down, and goes on; with room again it has forgotten nothing, not even by a restart."""
+    jobs = work(frontend, log, seconds=8, more=2)
     frontend.sh(f"cat /dev/zero >{little_room}/fill", check=False)
-    jobs = work(frontend, log, seconds=5, more=2)
+    refused = frontend.sh("cd && sbatch --output=/dev/null --wrap=true", user="grid", check=False)
+    assert refused.rc != 0
+    assert "I/O error" in refused.stderr, str(refused)
     told = "journalctl --quiet --no-pager --unit=slurmctld --since=-5min; tail -n 200 /var/log/slurm/slurmctld.log"
     until("slurmctld to say what is wrong", lambda: "No space left" in frontend.out(told), seconds=60)
     assert frontend.out("systemctl is-active slurmctld") == "active"
     frontend.sh(f"rm {little_room}/fill")
-    jobs += work(frontend, log, seconds=5, more=2)
+    jobs += work(frontend, log, seconds=2, more=2)
     frontend.sh("systemctl restart slurmctld")
     all_completed(frontend, jobs)
     ran_once(frontend, f"{log}/ran", jobs)

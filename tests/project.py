@@ -1,9 +1,44 @@
-"""What a project of a cloud holds, counted without the engine's help."""
+"""What a project of a cloud holds, counted without the engine's help; and what the engine says of a declaration before it acts."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gridstead.cluster import secrets
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.site import Site
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gridstead.cluster.plan import Plan
+
+#: The small cluster, in the zone without hypervisors.
+SMALL = """\
+name: faults
+provider: openstack
+openstack: {availability_zone: fake}
+image: {name: fake}
+nodes:
+  server:
+    count: 1
+    public: true
+    flavor: {name: fake.small}
+    services: [nfs_server]
+    volumes:
+      - {name: data, size: 1G, mount: /data, filesystem: ext4}
+  worker:
+    count: 2
+    anti_affinity: true
+    flavor: {cpus: 1, memory: 512}
+    services: [nfs_client]
+    volumes:
+      - {name: scratch, size: 1G, mount: /scratch, filesystem: ext4}
+"""
+
+
+#: The same without a way in from outside: no router, no floating address.
+INNER = SMALL.replace("    public: true\n", "")
 #: What the small cluster consists of, by what the cloud counts.
 WHOLE = {
     "networks": 1,
@@ -16,6 +51,8 @@ WHOLE = {
     "server groups": 1,
     "volumes": 3,
 }
+#: And that of the inner one.
+INNER_WHOLE = {**WHOLE, "routers": 0, "floating addresses": 0}
 
 
 def more(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, int]:
@@ -40,3 +77,12 @@ def inventory(connection: Any) -> dict[str, set[str]]:
         "volumes": connection.block_storage.volumes(),
     }
     return {name: {one.id or one.name for one in listing} for name, listing in listings.items()}
+
+
+def looked_at(declared: Path) -> tuple[Site, Plan]:
+    """A cluster that was planned and found possible, and that plan."""
+    site = Site.open(declared, Progress(quiet=True))
+    secrets.ensure(site.paths)
+    plan, _ = site.plan()
+    site.provider.preflight([step.resource for step in plan.steps if step.resource])
+    return site, plan

@@ -5,18 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import Any
 
 from cloud.faulty import Answer, Delay, FaultyCloud, Reset
-from cloud.faulty import cloud as proxied_cloud
 from project import WHOLE, inventory, more
 from support import cluster
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Iterator
 
 #: Where each kind of resource is created.
 CREATIONS = {
@@ -33,11 +26,8 @@ CREATIONS = {
 }
 
 
-@pytest.fixture
-def proxied() -> Iterator[FaultyCloud]:
-    """The cloud behind a proxy that fails when it is told to."""
-    with proxied_cloud(Path(os.environ["OS_CLIENT_CONFIG_FILE"]), os.environ["OS_CLOUD"]) as opened:
-        yield opened
+#: For a cloud that does not come back: the engine's own half minute shows nothing more.
+IMPATIENT = {"GRIDSTEAD_CLOUD_PAUSES": "0.1 0.2 0.3"}
 
 
 def up(small: Path, proxied: FaultyCloud) -> None:
@@ -63,15 +53,15 @@ def test_services_that_are_away_for_a_moment(small: Path, member: Any, proxied: 
     rules.append(proxied.proxy.inject(Answer(429, retry_after=1), method="GET", path="/servers/detail", times=2))
     rules.append(proxied.proxy.inject(Reset(), method="GET", path=r"/v2\.0/ports", times=2))
     rules.append(proxied.proxy.inject(Answer(500), method="GET", path="/volumes/detail", times=1))
-    rules.append(proxied.proxy.inject(Answer(502, after_forwarding=True), method="POST", path="/servers$", times=1, skip=3))
+    rules.append(proxied.proxy.inject(Answer(502, after_forwarding=True), method="POST", path="/servers$", times=1, skip=1))
     up(small, proxied)
-    assert all(rule.hits for rule in rules[:-1])
+    assert [rule for rule in rules if not rule.hits] == []
     assert more(before, inventory(member)) == WHOLE
 
 
 def test_a_slow_cloud(small: Path, member: Any, proxied: FaultyCloud) -> None:
     before = inventory(member)
-    rule = proxied.proxy.inject(Delay(1.0), times=None)
+    rule = proxied.proxy.inject(Delay(0.3), times=None)
     up(small, proxied)
     assert rule.hits > 20
     assert more(before, inventory(member)) == WHOLE
@@ -80,7 +70,7 @@ def test_a_slow_cloud(small: Path, member: Any, proxied: FaultyCloud) -> None:
 def test_a_service_that_stays_away(inner: Path, proxied: FaultyCloud) -> None:
     """It is told once, in the cloud's words, with the step that failed; what does not need it goes on."""
     proxied.proxy.inject(Answer(503), method="POST", path=r"/volumes$", times=None)
-    done = cluster("up", "--site", inner, "--no-wait", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
+    done = cluster("up", "--site", inner, "--no-wait", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml), **IMPATIENT})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "create volume" in done.stderr
@@ -90,28 +80,14 @@ def test_a_service_that_stays_away(inner: Path, proxied: FaultyCloud) -> None:
     up(inner, proxied)
 
 
-def test_as_many_list_calls_for_any_number_of_nodes(inner: Path, proxied: FaultyCloud) -> None:
-    def calls() -> Counter[str]:
-        proxied.proxy.forget()
-        cluster("plan", "--site", inner, "--json", env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
-        return proxied.proxy.counts()
-
-    # A service that describes itself slowly: threads that each asked for it would be seen.
-    proxied.proxy.inject(Delay(0.5), service="compute", path=r"/v2\.1$", times=None)
-    up(inner, proxied)
-    three = calls()
-    assert three["GET compute/v2.1"] == 1
-    inner.write_text(inner.read_text().replace("count: 2", "count: 6"))
-    up(inner, proxied)
-    assert calls() == three
-
-
 def test_no_secret_in_what_is_told_and_kept(inner: Path, proxied: FaultyCloud) -> None:
     """The password is in no output, no state, no error."""
     config = member_config()
     password = config["auth"]["password"]
     proxied.proxy.inject(Answer(503), method="POST", path=r"/v3/auth/tokens", times=None)
-    done = cluster("up", "--site", inner, "--no-wait", "-v", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})
+    done = cluster(
+        "up", "--site", inner, "--no-wait", "-v", check=False, env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml), **IMPATIENT}
+    )
     assert done.returncode == 1
     proxied.proxy.clear()
     seen = cluster("up", "--site", inner, "--no-wait", "-v", env={"OS_CLIENT_CONFIG_FILE": str(proxied.clouds_yaml)})

@@ -424,3 +424,13 @@ def test_data_are_deleted_only_when_somebody_says_so(site: MindedSite) -> None:
         with pytest.raises(InputError, match="cluster mind holds data: frontend001-data"):
             site.confirm_loss(ask=ask)
     site.confirm_loss(ask=lambda question: "frontend001-data" in question)
+
+
+def test_with_nothing_to_do_the_cloud_is_asked_once(site: MindedSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Observed] = []
+    observe = site.provider.observe
+    monkeypatch.setattr(site.provider, "observe", lambda: asked.append(observe()) or asked[-1])
+    outcome = site.up()
+    assert outcome.nothing
+    assert sorted(outcome.nodes) == sorted(site.spec.node_names())
+    assert len(asked) == 1

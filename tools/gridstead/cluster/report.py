@@ -80,7 +80,7 @@ def up_as_json(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None)
         **outcome_as_json(outcome),
         "nodes": {
             node: {"address": access.address, "host": access.host, "kind": Node.parse(node).kind}
-            for node, access in sorted(site.nodes().items())
+            for node, access in sorted((outcome.nodes or site.nodes()).items())
         },
         "ssh_config": str(site.paths.ssh_config),
         "first_job": vars(proof) if isinstance(proof, FirstJob) else None,
@@ -90,7 +90,7 @@ def up_as_json(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None)
 
 def print_up(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None, out: Console) -> None:
     """What was built, how to log in, how to submit."""
-    nodes = site.nodes()
+    nodes = outcome.nodes or site.nodes()
     table = _table("NODE", "ADDRESS", "SERVICES")
     for node, access in sorted(nodes.items(), key=lambda item: list(site.spec.node_names()).index(item[0])):
         outside = f" ({access.host})" if access.host != access.address else ""

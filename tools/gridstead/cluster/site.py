@@ -62,11 +62,13 @@ class Outcome:
         plan: the steps that were carried out.
         changed: ``host: task`` of every change Ansible made.
         seconds: of each phase.
+        nodes: those that there are now; empty where nobody waited for them.
     """
 
     plan: Plan
     changed: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    nodes: dict[str, NodeAccess] = field(default_factory=dict)
 
     @property
     def nothing(self) -> bool:
@@ -87,6 +89,8 @@ class Site:
     def __init__(self, cluster: Cluster, paths: SitePaths, progress: Progress, provider: Provider | None = None) -> None:
         self.spec, self.paths, self.progress = cluster, paths, progress
         self.provider = provider or provider_for(cluster, paths)
+        # What the last look of a command saw: each look asks the cloud, which takes longer than all else when nothing is to do.
+        self._present: dict[str, NodeAccess] = {}
 
     @classmethod
     def open(cls, declaration: Path, progress: Progress) -> Site:
@@ -292,7 +296,7 @@ class Site:
         if fresh:
             with self.progress.step("learn", "the nodes' host keys", silent=True):
                 self.provider.grant_access(observed)
-        nodes = self.provider.nodes(observed)
+        nodes = self._present = self.provider.nodes(observed)
         self.paths.ssh_config.write_text(inventory.ssh_config(self.spec, self.paths, nodes))
         heard = reach.listen(nodes, dict.fromkeys(fresh, repair.boot_limit), self.paths, self.progress)
         if heard.silent or heard.unknown:
@@ -416,13 +420,14 @@ class Site:
                     self._configure(outcome, repair.quiet, full=full)
                 began = time.monotonic()
             outcome.plan = Plan((*repair.done, *outcome.plan.steps))
+            outcome.nodes = self._present
             repair.refuse(spared)
         return outcome
 
     def _configure(self, outcome: Outcome, quiet: Collection[str], *, full: bool) -> None:
         """Configure the nodes that answer, once those do that the others depend on."""
         began = time.monotonic()
-        present = self.nodes()
+        present = self._present
         if waiting := sorted(node for node in quiet if configuration.serves(self.spec.services_of(node))):
             self.progress.say(f"nothing is configured: {', '.join(waiting)} does not answer, and others depend on it", style="yellow")
             return

@@ -139,6 +139,7 @@ def test_a_key_that_is_no_key(small: Path, tmp_path: Path) -> None:
     refused(small, code=1, says=["no usable ssh key", "a new key is made"], GRIDSTEAD_STATE=str(tmp_path / "state"))
 
 
+@pytest.mark.machine  # a layer of the one storage is away meanwhile
 def test_a_broken_image_cache(small: Path) -> None:
     """A layer of the image is gone from podman's storage: it says so and what mends it."""
     name = cluster("image", "build").stdout.strip()

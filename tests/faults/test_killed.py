@@ -60,6 +60,7 @@ def test_two_at_once(small: Path) -> None:
     two_at_once(small, "--no-configure", seconds=120)
 
 
+@pytest.mark.machine  # it writes podman's one table of addresses
 def test_an_address_that_podman_never_gave_back(small: Path) -> None:
     """What podman killed in the middle of a start leaves: a lease whose holder is gone, which no removal of a network ends."""
     cluster("up", "--site", small, "--no-configure")

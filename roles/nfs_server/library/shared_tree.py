@@ -79,14 +79,34 @@ class Directory(NamedTuple):
 
 
 def plain(path: Path) -> None:
-    """Refuse a path with a symbolic link in it: whoever made the link would choose what gets the new owner."""
+    """Refuse a path with a symbolic link in it: whoever made the link would choose what gets the new owner.
+
+    >>> with tempfile.TemporaryDirectory() as scratch:
+    ...     there = Path(scratch).resolve()
+    ...     (there / 'link').symlink_to('elsewhere')
+    ...     plain(there / 'home')
+    ...     try:
+    ...         plain(there / 'link' / 'home')
+    ...     except TreeError as error:
+    ...         print(str(error).replace(str(there), ''))
+    /link is a symbolic link; /link/home must be reached without one
+    """
     for part in (path, *path.parents):
         if part.is_symlink():
             raise TreeError(f"{part} is a symbolic link; {path} must be reached without one")
 
 
 def ids(directory: Directory) -> tuple[int, int]:
-    """Look up the ids of owner and group."""
+    """Look up the ids of owner and group.
+
+    >>> ids(Directory(Path('/grid'), 'root', 'root', '0755', None))
+    (0, 0)
+    >>> try:
+    ...     ids(Directory(Path('/grid'), 'nobody here', 'root', '0755', None))
+    ... except TreeError as error:
+    ...     print(error)
+    /grid: no user nobody here or no group root on this node; add it to base_users or base_groups
+    """
     try:
         return pwd.getpwnam(directory.owner).pw_uid, grp.getgrnam(directory.group).gr_gid
     except KeyError:
@@ -109,7 +129,15 @@ def fill(directory: Directory, skeleton: Path, uid: int, gid: int) -> None:
 
 
 def require_mounts(paths: list[str]) -> None:
-    """Refuse to write where a volume should be mounted but is not."""
+    """Refuse to write where a volume should be mounted but is not.
+
+    >>> require_mounts(['/'])
+    >>> try:
+    ...     require_mounts(['/', '/no/such/volume'])
+    ... except TreeError as error:
+    ...     print(error)
+    /no/such/volume is not mounted; its volume comes first (role block_volume)
+    """
     for path in paths:
         if not Path(path).is_mount():
             raise TreeError(f"{path} is not mounted; its volume comes first (role block_volume)")

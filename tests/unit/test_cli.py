@@ -219,7 +219,10 @@ os.setuid(65534)
 sys.argv = {["cluster", *arguments]!r}
 cli.main()
 """
-    settings = {**os.environ, "GRIDSTEAD_STATE": str(state)}
+    # A place of root's own, into which another user cannot even look.
+    data = state.parent / "data"
+    data.mkdir(mode=0o700, exist_ok=True)
+    settings = {**os.environ, "GRIDSTEAD_STATE": str(state), "GRIDSTEAD_DATA": str(data)}
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False, env=settings, stdin=subprocess.DEVNULL
     )

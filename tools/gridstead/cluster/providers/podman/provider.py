@@ -81,6 +81,8 @@ class PodmanProvider(Provider):
 
     def observe(self) -> Observed:
         """Containers, network, shares by their labels and directories; volumes by their files."""
+        if not self.host.is_root:
+            raise PreflightError("the podman provider needs root", hint="run this as root, or with sudo")
         found = Observed()
         owner = self._owner.read_text().strip() if self._owner.exists() else ""
         attachments = []
@@ -89,8 +91,6 @@ class PodmanProvider(Provider):
             status = Status.OK if self.volumes.attached(node, volume) else Status.STOPPED
             needs = (Key(Kind.VOLUME, volume),)
             attachments.append(Found(Key(Kind.ATTACHMENT, volume), status, data={"node": node}, needs=needs))
-        if not self.host.is_root:
-            raise PreflightError("the podman provider needs root", hint="run this as root, or with sudo")
         if self._left_traces():
             # Also after a reboot of this machine, when the containers are there and podman's set-up is not.
             self.podman.set_up()

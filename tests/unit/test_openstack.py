@@ -29,6 +29,7 @@ from gridstead.cluster.providers.openstack.volumes import gibibytes
 from gridstead.cluster.providers.openstack.watch import Watch
 from gridstead.cluster.resources import Key, Kind, Resource, Status
 from gridstead.cluster.spec import Cluster, OpenStack
+from support import until
 
 KEYS = """\
 [   12.3] cloud-init: something
@@ -219,8 +220,7 @@ def queue(turns: Turns, threads: list[threading.Thread]) -> None:
     with turns:
         for waiting, thread in enumerate(threads):
             thread.start()
-            while len(turns._waiting) == waiting:
-                time.sleep(0.001)
+            until("the thread to wait for its turn", lambda: len(turns._waiting) > waiting, pause=0.001)  # noqa: B023 - called here only
     for thread in threads:
         thread.join(60)
 
@@ -316,8 +316,7 @@ def test_a_server_that_someone_else_deletes_while_it_is_built(nova: tuple[Nova, 
     compute, servers = nova
     compute.put("a", 0, "BUILD")
     waiting = ThreadPoolExecutor(1).submit(servers._await, "a", "worker001")
-    while not compute.asked:
-        time.sleep(0.01)
+    until("the first listing", lambda: compute.asked, pause=0.01)
     compute.put("a", 5, "DELETED")
     with pytest.raises(GridsteadError, match="server worker001 has disappeared"):
         waiting.result(30)

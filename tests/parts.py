@@ -169,7 +169,7 @@ def _scenario(run: Run, where: Path) -> None:
             if not done:
                 keep_evidence(where / "molecule/default", f"molecule-{role}")
             run.clean(
-                *(CLUSTER, "--site", where / "molecule/default", "down", "--volumes", "--quiet"),
+                *(CLUSTER, "--site", where / "molecule/default", "down", "--volumes", "--yes", "--quiet"),
                 title=f"take down the nodes of role {role}",
                 prefix=prefix,
             )
@@ -341,7 +341,7 @@ def site(run: Run, name: str, called: str, changes: Sequence[tuple[str, str]] = 
     finally:
         if len(run.failures) > failures:
             keep_evidence(where, f"{run.part}-{called}")
-        run.clean(CLUSTER, "--site", where, "down", "--volumes", title="down")
+        run.clean(CLUSTER, "--site", where, "down", "--volumes", "--yes", title="down")
         shutil.rmtree(scratch)
 
 

@@ -100,7 +100,7 @@ def upgraded(earlier: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ite
             earlier.cluster("--site", where, "up", "--no-verify")
         yield where
     finally:
-        cluster("--site", where, "down", "--volumes")
+        cluster("--site", where, "down", "--volumes", "--yes")
 
 
 def boot_times(site: Site) -> dict[str, str]:

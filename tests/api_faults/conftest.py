@@ -61,7 +61,7 @@ def _clean(_state: None, member: Any, tmp_path_factory: pytest.TempPathFactory) 
     del member  # a clear word when there is no cloud
     spec = tmp_path_factory.mktemp("before") / "cluster.yml"
     spec.write_text(SMALL)
-    cluster("--site", spec, "down", "--volumes", "--yes")
+    cluster("--site", spec, "down", "--volumes", "--yes", "--adopt")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def small(declared: Path, member: Any) -> Iterator[Path]:
     yield declared
     if inventory(member) != before:
         declared.write_text(SMALL)
-        cluster("--site", declared, "down", "--volumes", "--yes")
+        cluster("--site", declared, "down", "--volumes", "--yes", "--adopt")
         assert inventory(member) == before
 
 

@@ -77,10 +77,10 @@ def _cluster(directory: Path, name: str, provider: str, *, public: bool = False)
     kind = SilentSite if provider == "openstack" else Site
     opened = kind.open(directory / "cluster.yml", Progress(quiet=True))
     secrets.ensure(opened.paths)
-    opened.down(volumes=True, final=False)
+    opened.down(volumes=True, final=False, adopt=True)
     yield opened
     # Opened anew: the test may have changed the declaration.
-    kind.open(directory / "cluster.yml", Progress(quiet=True)).down(volumes=True)
+    kind.open(directory / "cluster.yml", Progress(quiet=True)).down(volumes=True, adopt=True)
     assert not opened.provider.observe()
 
 

@@ -155,7 +155,8 @@ def test_the_provider_reboots_a_node(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("answering")
-def test_a_volume_that_is_no_longer_declared_is_unmounted_before_it_is_taken(site: Site) -> None:
+def test_a_volume_that_is_no_longer_declared_is_unmounted_before_it_is_taken(fresh: Site) -> None:
+    site = fresh
     site.provision()
     device = site.access("server001").volumes["data"]
     on(site, "server001", f"mkfs.ext4 -q {device} && mkdir -p /data && mount {device} /data && echo kept > /data/file")
@@ -170,7 +171,7 @@ def test_a_volume_that_is_no_longer_declared_is_unmounted_before_it_is_taken(sit
     assert on(site, "server001", "cat /data/file") == "kept"
     busy.kill()
     busy.wait()
-    on(site, "server001", "pkill --full 'sleep 600' || true")
+    on(site, "server001", "pkill -x sleep || true")
     without.provision()
     assert Key(Kind.ATTACHMENT, "server001-data") not in site.provider.observe()
     on(site, "server001", f"! findmnt --source {device} && test ! -e /data/file")

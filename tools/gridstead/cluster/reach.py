@@ -18,6 +18,8 @@ from gridstead.cluster.providers.base import NodeAccess
 SHUT = "Permission denied"
 #: Seconds between two tries.
 _PAUSE = 0.1
+#: Seconds for one try of ssh: an emulated machine takes some for a login.
+_TRY = 30.0
 #: Nodes asked at once.
 _AT_ONCE = 32
 
@@ -80,6 +82,8 @@ def answer(paths: SitePaths, access: NodeAccess, limit: float) -> str | None:
         if seen is None:
             left = max(5.0, deadline - time.monotonic())
             try:
+                # A try that hangs (a connection whose packets were lost with a firewall's reload) is not the last one.
+                left = min(_TRY, left)
                 done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=left, check=False)
             except subprocess.TimeoutExpired:
                 seen = "ssh opens and nothing answers"

@@ -112,7 +112,7 @@ def test_a_volume_of_someone_else(inner: Path, member: Any) -> None:
         inner.write_text(inner.read_text().replace("{name: data, size: 1G,", f"{{name: data, id: {volume.id}, size: 1G,"))
         cluster("up", "--site", inner, "--no-wait")
         hosts = json.loads(cluster("inventory", "--site", inner).stdout)["_meta"]["hostvars"]
-        assert hosts["server001"]["gridstead_volumes"][0]["device"] == f"/dev/disk/by-id/virtio-{volume.id[:20]}"
+        assert hosts["server001"]["gridstead_volumes"][0]["device"][0] == f"/dev/disk/by-id/virtio-{volume.id[:20]}"
         cluster("down", "--site", inner, "--volumes", "--yes")
         assert member.block_storage.get_volume(volume.id).status == "available"
     finally:

@@ -74,13 +74,13 @@ def test_nodes_answer_with_their_own_names_and_reach_each_other(site: Site) -> N
 
 @pytest.mark.usefixtures("answering")
 def test_a_volume_is_found_by_its_id_and_has_its_size(site: Site) -> None:
-    device = site.access("server001").volumes["data"]
+    device = site.access("server001").volumes["data"].paths[0]
     assert device.startswith(DATA)
     assert int(on(site, "server001", f"blockdev --getsize64 $(readlink -f {device})")) == 2**30
 
 
 def test_a_volume_outlives_its_node(site: Site) -> None:
-    device = site.access("server001").volumes["data"]
+    device = site.access("server001").volumes["data"].paths[0]
     if answers(site):
         on(site, "server001", f"printf 'kept across nodes' > {device}")
     address = site.access("server001").address
@@ -91,7 +91,7 @@ def test_a_volume_outlives_its_node(site: Site) -> None:
     assert steps[0] == "replace node server001"
     assert set(steps[1:]) <= {"replace attachment server001-data"}
     assert site.access("server001").address == address
-    assert site.access("server001").volumes["data"] == device
+    assert site.access("server001").volumes["data"].paths[0] == device
     assert {key: value for key, value in ids(site).items() if key not in mine} == others
     assert not site.plan()[0]
     if answers(site):
@@ -231,14 +231,14 @@ def test_another_cluster_is_not_seen_and_not_touched(site: Site, neighbour: Site
 
 
 def test_volumes_stay_when_the_cluster_goes(site: Site) -> None:
-    device = site.access("server001").volumes["data"]
+    device = site.access("server001").volumes["data"].paths[0]
     if answers(site):
         on(site, "server001", f"printf 'kept for later' > {device} && sync")
     site.down()
     left = site.provider.observe()
     assert set(left) == {Key(Kind.VOLUME, "server001-data")}
     site.provision()
-    assert site.access("server001").volumes["data"] == device
+    assert site.access("server001").volumes["data"].paths[0] == device
     if answers(site):
         assert on(site, "server001", f"head -c 14 {device}") == "kept for later"
 
@@ -254,7 +254,7 @@ def test_taking_away_what_is_gone_is_well(fresh: Site) -> None:
 
 def test_a_volume_grows_and_never_shrinks(fresh: Site) -> None:
     fresh.provision()
-    device = fresh.access("server001").volumes["data"]
+    device = fresh.access("server001").volumes["data"].paths[0]
     if answers(fresh):
         on(fresh, "server001", f"printf 'first bytes' > {device} && sync")
     else:

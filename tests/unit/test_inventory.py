@@ -17,7 +17,7 @@ from gridstead.cluster import inventory, secrets
 from gridstead.cluster.errors import InputError, PreflightError
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.providers import subnet
-from gridstead.cluster.providers.base import NodeAccess
+from gridstead.cluster.providers.base import Device, NodeAccess
 from gridstead.cluster.spec import SERVICES, Cluster
 
 SPEC = Cluster.model_validate(
@@ -52,7 +52,9 @@ def access(number: int, **more: object) -> NodeAccess:
 def nodes() -> dict[str, NodeAccess]:
     return {
         "frontend001": access(11),
-        "compute001": access(12, volumes={"scratch": "/dev/disk/by-id/x-compute001-scratch"}, variables={"gridstead_container": True}),
+        "compute001": access(
+            12, volumes={"scratch": Device(("/dev/disk/by-id/x-compute001-scratch",), "ab-cd")}, variables={"gridstead_container": True}
+        ),
         "compute002": access(13, user="debian", ssh_options=("-o", "ProxyJump=gate.grid.test")),
     }
 
@@ -81,6 +83,8 @@ def test_variables_are_the_contract_with_the_roles(paths: SitePaths, nodes: dict
         {
             "name": "scratch",
             "device": "/dev/disk/by-id/x-compute001-scratch",
+            "uuid": "ab-cd",
+            "format": True,
             "filesystem": "ext4",
             "mount": "/scratch",
             "owner": "root",

@@ -303,6 +303,14 @@ def test_a_size_without_its_unit_is_refused(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
+def test_format_is_for_existing_volumes(spec: Path) -> None:
+    spec.write_text(
+        "name: a\nprovider: openstack\nnodes:\n  n:\n    count: 1\n    volumes: [{name: d, size: 1G, mount: /d, format: true}]\n"
+    )
+    with pytest.raises(InputError, match=r"format is for existing volumes, which have an id"):
+        load(spec)
+
+
 # ---------------------------------------------------------------------------------------------- scale writes the file
 
 

@@ -22,6 +22,7 @@ short_description: Format, mount, grow and own the block volumes of a node
 description:
   - Volumes are found by their id under /dev/disk/by-id only, because names such as /dev/vdb change from boot to boot.
   - A volume is formatted only when neither blkid nor wipefs finds any signature on it. Anything else is an error.
+  - One that is known to have had a file system is never formatted, blank as it may look.
   - Volumes are mounted by UUID through /etc/fstab, and the file system grows when the device has grown.
   - All volumes are examined before the first one is changed.
 options:
@@ -32,7 +33,13 @@ options:
     required: true
     suboptions:
       name: {description: Name of the volume., type: str, required: true}
-      device: {description: Its path under /dev/disk/by-id., type: str, required: true}
+      device:
+        description: Its path under /dev/disk/by-id; several, or glob patterns, where its name depends on the virtual hardware.
+        type: list
+        elements: str
+        required: true
+      uuid: {description: UUID of the file system that it is known to have had., type: str, default: ""}
+      format: {description: Whether to format it when it is blank., type: bool, default: true}
       filesystem: {description: File system., type: str, choices: [ext4, xfs], default: ext4}
       mount: {description: Mount point., type: str, required: true}
       owner: {description: Owner of the root of the file system., type: str, default: root}
@@ -88,12 +95,15 @@ class Volume(NamedTuple):
     """A volume as declared."""
 
     name: str
-    device: Path
+    names: tuple[Path, ...]  # what its device may be called
     filesystem: str
     mount: Path
     owner: str
     group: str
     mode: str
+    uuid: str = ""
+    format: bool = True
+    device: Path = Path()  # what it is called on this node, once that was looked for
 
 
 class Mount(NamedTuple):
@@ -208,6 +218,18 @@ def read_ext(device: Path) -> Ext:
     return Ext((high << 32 | low) << (10 + log_block_size), bool(mounted_at or mounts))
 
 
+def present(names: tuple[Path, ...]) -> list[Path]:
+    """The paths of that kind that are there, in the order of the patterns."""
+    return [path for name in names for path in sorted(name.parent.glob(name.name)) if path.exists()]
+
+
+def apart(numbers: dict[str, str]) -> None:
+    """Refuse volumes (name to device number) that turn out to be one device."""
+    one = [name for name, number in numbers.items() if list(numbers.values()).count(number) > 1]
+    if one:
+        raise VolumeError(f"volumes {', '.join(one)} are one device")
+
+
 def ids(volume: Volume) -> tuple[int, int]:
     """Look up the ids of owner and group."""
     try:
@@ -250,22 +272,25 @@ class Volumes:
 
     # Examine: nothing is changed here, so that one wrong volume stops the node before any is touched.
 
-    def wait_for(self, volume: Volume) -> str:
-        """Find the number (major:minor) of the device, which may still be on its way when it was just attached."""
+    def wait_for(self, volume: Volume) -> tuple[Volume, str]:
+        """Find the device, which may still be on its way when it was just attached, and its number (major:minor)."""
         seconds = self.module.params["timeout"]
         end = time.monotonic() + seconds
-        while not volume.device.exists() and time.monotonic() < end:
+        while not (found := present(volume.names)) and time.monotonic() < end:
             time.sleep(0.2)
-        try:
-            info = volume.device.stat()
-        except FileNotFoundError:
+        if not found:
+            wanted = " or ".join(str(name) for name in volume.names)
             there = ", ".join(sorted(p.name for p in BY_ID.iterdir())) if BY_ID.is_dir() else ""
             raise VolumeError(
-                f"{volume.device} is not there after {seconds} s; is the volume attached to this node? {BY_ID} holds: {there or 'nothing'}"
-            ) from None
+                f"{wanted} is not there after {seconds} s; is the volume attached to this node? {BY_ID} holds: {there or 'nothing'}"
+            )
+        devices = {path.stat().st_rdev: path for path in reversed(found)}
+        if len(devices) > 1:
+            raise VolumeError(f"several devices have the volume's id: {', '.join(str(path) for path in sorted(devices.values()))}")
+        info = found[0].stat()
         if not stat.S_ISBLK(info.st_mode):
-            raise VolumeError(f"{volume.device} is not a block device")
-        return f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
+            raise VolumeError(f"{found[0]} is not a block device")
+        return volume._replace(device=found[0]), f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
 
     def probe(self, device: Path) -> Found:
         """Read what is on the device itself, past blkid's cache."""
@@ -295,6 +320,16 @@ class Volumes:
             raise VolumeError(
                 f"{volume.device} holds a {found.what}, but {volume.filesystem} is wanted; nothing was changed. If the data is wanted, declare"
                 f" what is there or another volume; if it may go, run `wipefs --all {volume.device}` on this node and try again"
+            )
+        if not found.what and volume.uuid:
+            raise VolumeError(
+                f"{volume.device} had the file system {volume.uuid} and nothing is found on it now; nothing was changed. Its first blocks may be"
+                f" damaged: save what is on it. If that may go, run `mkfs.{volume.filesystem} {volume.device}` on this node and try again"
+            )
+        if not found.what and not volume.format:
+            raise VolumeError(
+                f"{volume.device} is a volume that was there before the cluster, and holds no file system that can be told; nothing was changed."
+                f" If it is to be formatted, say `format: true` of volume {volume.name} in cluster.yml"
             )
         link = BY_UUID / found.uuid
         if found.uuid and link.exists() and link.stat().st_rdev != volume.device.stat().st_rdev:
@@ -468,8 +503,10 @@ class Volumes:
             examined = []
             for volume in volumes:
                 where = f"volume {volume.name}: "
-                number = self.wait_for(volume)
-                examined.append((volume, number, self.examine(volume, number)))
+                attached, number = self.wait_for(volume)
+                examined.append((attached, number, self.examine(attached, number)))
+            where = ""
+            apart({volume.name: number for volume, number, _ in examined})
             entries, ready = {}, []
             for volume, number, found in examined:
                 where = f"volume {volume.name}: "
@@ -502,16 +539,23 @@ def problems(volumes: list[Volume]) -> list[str]:
     wrong = []
     for volume in volumes:
         start = f"volume {volume.name}: "
-        if volume.device.parent != BY_ID or volume.device.name == "..":
-            wrong.append(f"{start}device must be a path in {BY_ID}, not {volume.device}")
+        wrong += [
+            f"{start}device must be a path in {BY_ID}, not {path}" for path in volume.names if path.parent != BY_ID or path.name == ".."
+        ]
+        if not volume.names:
+            wrong.append(f"{start}device must be a path in {BY_ID}; there is none")
         if not volume.mount.is_absolute() or ".." in volume.mount.parts or len(volume.mount.parts) < 2:
             wrong.append(f"{start}mount must be an absolute path below /, not {volume.mount}")
         if not re.fullmatch(r"0?[0-7]{3,4}", volume.mode):
             wrong.append(f"{start}mode must be octal digits, not {volume.mode}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", volume.name):
             wrong.append(f"{start}a name has letters, digits, dots, dashes and underscores only")
-    for field in ("name", "device", "mount"):
-        values = [str(getattr(volume, field)) for volume in volumes]
+    used = {
+        "name": [volume.name for volume in volumes],
+        "device": [str(path) for volume in volumes for path in set(volume.names)],
+        "mount": [str(volume.mount) for volume in volumes],
+    }
+    for field, values in used.items():
         wrong += [f"{field} {value} is used by more than one volume" for value in sorted(set(values)) if values.count(value) > 1]
     return wrong
 
@@ -520,7 +564,9 @@ def main() -> None:
     """Run as an Ansible module."""
     options = {
         "name": {"type": "str", "required": True},
-        "device": {"type": "str", "required": True},
+        "device": {"type": "list", "elements": "str", "required": True},
+        "uuid": {"type": "str", "default": ""},
+        "format": {"type": "bool", "default": True},
         "filesystem": {"type": "str", "choices": ["ext4", "xfs"], "default": "ext4"},
         "mount": {"type": "str", "required": True},
         "owner": {"type": "str", "default": "root"},
@@ -535,7 +581,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    declared = [Volume(**{**v, "device": Path(v["device"]), "mount": Path(v["mount"])}) for v in module.params["volumes"]]
+    declared = [
+        Volume(names=tuple(Path(path) for path in v.pop("device")), mount=Path(v.pop("mount")), **v) for v in module.params["volumes"]
+    ]
     wrong = problems(declared)
     if wrong:
         module.fail_json(msg="; ".join(wrong))

@@ -8,7 +8,7 @@ from typing import Any
 from gridstead.cluster import halves
 from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
-from gridstead.cluster.providers.base import NodeAccess
+from gridstead.cluster.providers.base import Device, NodeAccess
 from gridstead.cluster.spec import SERVICES, Cluster
 
 
@@ -43,6 +43,12 @@ def root_argv(paths: SitePaths, access: NodeAccess, *words: str) -> list[str]:
     return [*ssh_argv(paths, access), shlex.join([*become, *words])]
 
 
+def _device(device: Device) -> dict[str, Any]:
+    """What role block_volume is told of a volume's device."""
+    names = list(device.paths)
+    return {"device": names if len(names) > 1 else names[0], "uuid": device.filesystem, "format": device.format}
+
+
 def host_variables(spec: Cluster, paths: SitePaths, node: str, access: NodeAccess) -> dict[str, Any]:
     """The inventory variables of one node."""
     kind = spec.nodes[Node.parse(node).kind]
@@ -59,7 +65,7 @@ def host_variables(spec: Cluster, paths: SitePaths, node: str, access: NodeAcces
         "gridstead_volumes": [
             {
                 "name": volume.name,
-                "device": access.volumes[volume.name],
+                **_device(access.volumes[volume.name]),
                 **volume.model_dump(include={"filesystem", "mount", "owner", "group", "mode"}),
             }
             for volume in kind.volumes

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import configuration, inventory, playbook, reach, seal, secrets, spec_file
+from gridstead.cluster import configuration, filesystems, inventory, playbook, reach, seal, secrets, spec_file
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -444,7 +444,11 @@ class Site:
             self.paths.checked.unlink(missing_ok=True)
             chosen = playbook.write(self.paths, configuration.selected(self.paths, groups, todo))
             outcome.changed += self.play([chosen], what="configure").changed
-            seal.put(self.paths, {node: present[node] for node in todo}, inputs, self.spec.shares)
+            configured = {node: present[node] for node in todo}
+            if filesystems.remember(self.paths, self.provider, configured):
+                # It is in the inventory from now on, and nodes are to be sealed as the next run will find them.
+                inputs = configuration.inputs(self.paths, inventory.build(self.spec, self.paths, self.nodes()))
+            seal.put(self.paths, configured, inputs, self.spec.shares)
         self.resume(quiet, [node for node, roles in todo.items() if "slurm_node" in roles])
         outcome.seconds["configure"] = outcome.seconds.get("configure", 0.0) + time.monotonic() - began
 

@@ -133,12 +133,22 @@ class Volume(_Model):
         pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
         description="An existing volume of the cloud, by its id, attached as it is and never deleted. Not for containers.",
     )
+    format: bool = Field(
+        default=False,
+        description="Whether an existing volume (id) may be formatted when it is blank; what the kit makes itself it formats anyway.",
+    )
 
     @field_validator("size")
     @classmethod
     def _size(cls, value: str) -> str:
         parse_size(value)
         return value
+
+    @model_validator(mode="after")
+    def _formatted(self) -> Self:
+        if self.format and self.id is None:
+            raise ValueError(f"volume {self.name!r}: format is for existing volumes, which have an id; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _large_enough(self) -> Self:

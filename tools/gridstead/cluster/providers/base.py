@@ -16,6 +16,22 @@ from gridstead.cluster.resources import Key, Observed, Resource
 
 
 @dataclass(frozen=True)
+class Device:
+    """A volume as its node finds and treats it.
+
+    Args:
+        paths: what it may be called under /dev/disk/by-id, as glob patterns: which names there are depends on the cloud's
+            virtual disks and on the node's udev, so the node looks.
+        filesystem: the UUID of the file system it was seen with; such a volume is never formatted again, blank as it may look.
+        format: whether it may be formatted when it is blank.
+    """
+
+    paths: tuple[str, ...]
+    filesystem: str = ""
+    format: bool = True
+
+
+@dataclass(frozen=True)
 class NodeAccess:
     """How a node is reached and what Ansible should know of it.
 
@@ -26,7 +42,7 @@ class NodeAccess:
         port: the ssh port.
         running: whether the provider says the node is up.
         variables: the provider's own inventory variables (``gridstead_container``, ``gridstead_share``, …).
-        volumes: volume name to the device in the node, under /dev/disk/by-id.
+        volumes: volume name to the device in the node.
         ssh_options: more options for ssh, such as a jump host.
         halves: the install halves the node was made with, by role: of what it was booted from, not of this checkout.
         through: the node that it is reached through; empty when it is reached directly.
@@ -38,7 +54,7 @@ class NodeAccess:
     port: int = 22
     running: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
-    volumes: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, Device] = field(default_factory=dict)
     ssh_options: tuple[str, ...] = ()
     halves: Mapping[str, str] = field(default_factory=dict)
     through: str = ""
@@ -123,6 +139,14 @@ class Provider(ABC):
         """Know the host keys of all found nodes that run; where nodes take keys from outside, let the present ssh key in too.
 
         Containers do; a cloud gives a server its key once, with its creation: a server made with another key stays shut.
+        """
+
+    def remember(self, node: str, filesystems: Mapping[str, str]) -> None:  # noqa: B027 - a provider may have no volumes
+        """Note beside the volumes what file systems they were seen with on their node, for as long as the volumes are there.
+
+        Args:
+            node: the node.
+            filesystems: volume name, as in the declaration, to UUID.
         """
 
     def prepare(self, progress: Progress) -> None:  # noqa: B027 - most clouds are ready

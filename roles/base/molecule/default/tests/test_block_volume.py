@@ -93,7 +93,7 @@ def refused(host: Host, *more: dict[str, Any]) -> str:
     return str(result["msg"])
 
 
-def volume(device: Device, filesystem: str = "ext4", **other: str) -> dict[str, Any]:
+def volume(device: Device, filesystem: str = "ext4", **other: Any) -> dict[str, Any]:
     return {"name": device.name, "device": device.path, "filesystem": filesystem, "mount": f"/mnt/{device.name}", **other}
 
 
@@ -258,6 +258,34 @@ def test_a_file_system_that_was_mounted_is_never_made_again(host: Host, device: 
     apply(host, volume(trial))
     assert blkid(host, trial, "UUID") == uuid
     assert host.file(f"/mnt/{trial.name}/file").content_string == "data\n"
+
+
+def test_what_had_a_file_system_is_never_formatted_blank_as_it_looks(host: Host, device: Callable[[], Device]) -> None:
+    trial = device()
+    apply(host, volume(trial))
+    uuid = blkid(host, trial, "UUID")
+    host.check_output("umount /mnt/%s", trial.name)
+    host.check_output("dd if=/dev/zero of=%s bs=1M count=1 conv=notrunc status=none", trial.path)
+    before = fingerprint(host, trial)
+    message = refused(host, volume(trial, uuid=uuid))
+    assert f"had the file system {uuid}" in message
+    assert fingerprint(host, trial) == before
+
+
+def test_an_existing_volume_is_formatted_only_when_it_is_said(host: Host, device: Callable[[], Device]) -> None:
+    trial = device()
+    assert "format: true" in refused(host, volume(trial, format=False))
+    assert not blkid(host, trial, "TYPE")
+    apply(host, volume(trial, format=True))
+    assert not apply(host, volume(trial, format=False))["changed"]
+
+
+def test_of_the_names_that_a_device_may_have_the_one_that_is_there_counts(host: Host, device: Callable[[], Device]) -> None:
+    trial = device()
+    names = [f"{BY_ID}/nosuch-{trial.name}", f"{BY_ID}/{trial.name[:-2]}?{trial.name[-1]}"]
+    apply(host, {**volume(trial), "device": names})
+    assert host.mount_point(f"/mnt/{trial.name}").exists
+    assert not apply(host, {**volume(trial), "device": names})["changed"]
 
 
 def test_a_copy_of_a_volume_is_refused(host: Host, device: Callable[[], Device]) -> None:

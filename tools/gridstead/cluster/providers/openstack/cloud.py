@@ -29,8 +29,10 @@ PAUSES = tuple(float(pause) for pause in os.environ.get("GRIDSTEAD_CLOUD_PAUSES"
 PASSING = frozenset({429, 500, 502, 503, 504})
 #: Seconds for one answer. A creation given up too early goes on without us, and a second one makes two.
 ANSWER_LIMIT = 300.0
-#: Seconds before we look for what a lost answer was about: the cloud may still be at it.
-LOST_ANSWER_PAUSE = 2.0
+#: Answers after which what was asked for may be done all the same: whoever stands before the service gave up waiting for it.
+LOST = frozenset({502, 504})
+#: Seconds between the looks for what a lost answer was about, before it is asked for again: the cloud may still be at it.
+LOST_ANSWER_PAUSES = (2.0, 3.0, 5.0)
 
 
 class Cloud:
@@ -97,15 +99,15 @@ class Cloud:
             conflict: also try again on 409: another operation on the same resource is about to end.
 
         Raises:
+            NotThereError: there is no such resource.
             GridsteadError: it failed, in the cloud's words.
-            exceptions.NotFoundException: there is no such resource.
         """
         for pause in (*PAUSES, None):
             try:
                 with self._bound:
                     return call()
-            except exceptions.NotFoundException:
-                raise
+            except exceptions.NotFoundException as error:
+                raise NotThereError(what, error) from None
             except identity.Unauthorized as error:
                 raise PreflightError(
                     f"the cloud refuses the credentials: {error.message}", hint="see clouds.yaml, or the OS_* variables"
@@ -133,11 +135,12 @@ class Cloud:
             except (exceptions.SDKException, identity.ClientException) as error:
                 if pause is None or not passing(error, conflict=True):
                     raise CloudError(f"create {what}", error) from None
-                # A gateway that gave up tells nothing of what the service behind it did.
-                lost = _status(error) in (None, 502, 504)
-                time.sleep(_retry_after(error) or max(pause, LOST_ANSWER_PAUSE if lost else 0.0))
-            if (found := self(find, what=f"look for {what}")) is not None:
-                return found
+                lost = _status(error) is None or _status(error) in LOST
+                looks = LOST_ANSWER_PAUSES if lost else (_retry_after(error) or pause,)
+            for wait in looks:
+                time.sleep(wait)
+                if (found := self(find, what=f"look for {what}")) is not None:
+                    return found
         raise AssertionError("the last try returns or raises")
 
     def gone(self, delete: Callable[..., Any], *arguments: Any, what: str) -> None:
@@ -148,7 +151,7 @@ class Cloud:
         """
         try:
             self(lambda: delete(*arguments, ignore_missing=False), what=f"delete {what}", conflict=True)
-        except exceptions.NotFoundException:
+        except NotThereError:
             return
 
 
@@ -165,6 +168,14 @@ class CloudError(GridsteadError):
         details = getattr(error, "details", None) or getattr(error, "message", None) or str(error)
         text = " ".join(str(details).split())
         super().__init__(f"{what}: {f'{self.status}: ' if self.status else ''}{text[:500]}")
+
+
+class NotThereError(CloudError):
+    """What was to be asked or changed is not there, or not any more."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        super().__init__(what, error)
+        self.hint = "someone else deletes things here; `tools/cluster up` looks again and makes what is missing"
 
 
 def _status(error: Exception) -> int | None:

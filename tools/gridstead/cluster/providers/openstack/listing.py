@@ -11,11 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from openstack import exceptions
-
 from gridstead.cluster.node import Node
 from gridstead.cluster.providers.openstack import marks
-from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.cloud import Cloud, NotThereError
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import KIND_NAME, Cluster
 
@@ -206,7 +204,7 @@ class Sight:
         """What nova says of a server in ERROR."""
         try:
             told = self.cloud(lambda: self.cloud.connection.compute.get_server(server), what="read a server's fault").fault or {}
-        except exceptions.NotFoundException:
+        except NotThereError:
             return "it is in ERROR, and has just been deleted"
         return f"it is in ERROR: {told.get('message') or 'nova gives no reason'}"
 
@@ -223,7 +221,11 @@ class Sight:
                 free.setdefault(mark.key, []).append(volume.id)
             # What could not be made larger serves as before, as long as its server keeps it.
             good = volume.status in _VOLUME_OK or (volume.status == "error_extending" and volume.id in holders)
-            data = {"bytes": volume.size * 2**30, "state": volume.status}
+            data = {
+                "bytes": volume.size * 2**30,
+                "state": volume.status,
+                "filesystem": (volume.metadata or {}).get(marks.FILESYSTEM, ""),
+            }
             detail = "" if good else f"it is {volume.status}"
             status = Status.OK if good else Status.STOPPED
             self._add(Found(mark.key, status, mark.digest, volume.id, detail, data, owner=mark.owner))

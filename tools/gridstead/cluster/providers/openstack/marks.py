@@ -20,6 +20,8 @@ _DESCRIPTION = re.compile(r"^gridstead:(?P<cluster>[^:]+):(?P<kind>[^:]+):(?P<na
 #: a value has no room for all (255 characters).
 HALVES = "gridstead_halves"
 _HALF = "gridstead.half."
+#: Of a volume's metadata: the UUID of the file system it was seen with.
+FILESYSTEM = "gridstead.filesystem"
 
 
 class Mark(NamedTuple):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from openstack import exceptions
-
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.providers.openstack import marks
-from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.cloud import Cloud, NotThereError
 from gridstead.cluster.providers.openstack.listing import marked
 from gridstead.cluster.resources import Found, Kind, Resource
 
@@ -136,7 +134,7 @@ class Networking:
             self.cloud(
                 lambda: self._network.remove_interface_from_router(router, subnet=subnet), what="disconnect the router", conflict=True
             )
-        except exceptions.NotFoundException:
+        except NotThereError:
             return
 
     # -- security groups -------------------------------------------------------------------------------------------

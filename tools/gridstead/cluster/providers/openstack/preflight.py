@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from openstack import exceptions
-
 from gridstead.cluster.errors import GridsteadError, PreflightError
 from gridstead.cluster.node import Node
-from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.cloud import Cloud, NotThereError
 from gridstead.cluster.providers.openstack.volumes import gibibytes
 from gridstead.cluster.resources import Kind, Resource
 from gridstead.cluster.spec import Cluster, Flavor
@@ -175,7 +173,7 @@ def existing_volume(cloud: Cloud, identity: str) -> Any:
     """
     try:
         return cloud(lambda: cloud.services.block_storage.get_volume(identity), what=f"look for volume {identity}")
-    except exceptions.NotFoundException:
+    except NotThereError:
         raise PreflightError(f"no volume with the id {identity}") from None
 
 

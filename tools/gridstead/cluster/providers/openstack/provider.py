@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
-
-from openstack import exceptions
 
 from gridstead.cluster import secrets
 from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
@@ -20,14 +18,14 @@ from gridstead.cluster.node import Node
 from gridstead.cluster.parallel import each
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers import subnet
-from gridstead.cluster.providers.base import NodeAccess, Provider
+from gridstead.cluster.providers.base import Device, NodeAccess, Provider
 from gridstead.cluster.providers.openstack import access, marks, preflight
-from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.cloud import Cloud, NotThereError
 from gridstead.cluster.providers.openstack.listing import Listing, Sight
 from gridstead.cluster.providers.openstack.network import Networking
 from gridstead.cluster.providers.openstack.servers import Recipe, Servers
 from gridstead.cluster.providers.openstack.turns import Turn, calls_of
-from gridstead.cluster.providers.openstack.volumes import Volumes, gibibytes
+from gridstead.cluster.providers.openstack.volumes import Volumes, device_paths, gibibytes
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
 from gridstead.cluster.spec import Cluster, NodeKind, parse_size
 
@@ -40,22 +38,6 @@ _TURNS = {
 }
 #: MiB that a guest's kernel keeps of its memory before Linux counts it; and the part of all memory that goes the same way.
 _KERNEL_MEMORY, _KERNEL_SHARE = 64, 32
-
-
-@contextmanager
-def _reported(key: Key) -> Iterator[None]:
-    """What someone else has deleted under our hands is told like any other failure.
-
-    Raises:
-        GridsteadError: that.
-    """
-    try:
-        yield
-    except exceptions.NotFoundException as error:
-        raise GridsteadError(
-            f"{key}: the cloud no longer has it, or something it needs: {error.message}",
-            hint="someone else deletes things here; `tools/cluster up` makes it again",
-        ) from None
 
 
 class OpenStackProvider(Provider):
@@ -263,7 +245,7 @@ class OpenStackProvider(Provider):
         found = self._found(key)
         if found and found.status is Status.OK and not resource.differs(found.digest):
             return
-        with self._place(key), _reported(key):
+        with self._place(key):
             self._ensure(resource, found)
 
     def _place(self, key: Key) -> AbstractContextManager[None]:
@@ -333,7 +315,7 @@ class OpenStackProvider(Provider):
         """See :meth:`Provider.delete`."""
         found = self._found(key)
         if found is not None:
-            with self._place(key), _reported(key):
+            with self._place(key):
                 self._delete(found)
             self._forget(key)
 
@@ -379,16 +361,14 @@ class OpenStackProvider(Provider):
         key = Key(Kind.NODE, node)
         found = self._found(key)
         if found is not None:
-            with _reported(key):
-                self.servers.stop(found)
+            self.servers.stop(found)
             with self._lock:
                 self._sighted()[key] = dataclasses.replace(found, status=Status.STOPPED, data={**found.data, "state": "SHUTOFF"})
 
     def reboot(self, node: str) -> None:
         """See :meth:`Provider.reboot`: without asking the guest, which may be past answering."""
         key = Key(Kind.NODE, node)
-        with _reported(key):
-            self.servers.reboot(self._id(key), node)
+        self.servers.reboot(self._id(key), node)
 
     # -- whose it is -----------------------------------------------------------------------------------------------
 
@@ -404,15 +384,14 @@ class OpenStackProvider(Provider):
         theirs = [found for found in observed.values() if found.owner not in (None, owner)]
 
         def one(found: Found) -> None:
-            with _reported(found.key):
-                mark = marks.Mark(self.spec.name, dataclasses.replace(found.key, copy=1), found.digest or "", owner)
-                match found.key.kind:
-                    case Kind.NODE:
-                        self.servers.mark(found, mark)
-                    case Kind.VOLUME:
-                        self.volumes.mark(found, mark)
-                    case _:
-                        self.networking.mark(found, mark)
+            mark = marks.Mark(self.spec.name, dataclasses.replace(found.key, copy=1), found.digest or "", owner)
+            match found.key.kind:
+                case Kind.NODE:
+                    self.servers.mark(found, mark)
+                case Kind.VOLUME:
+                    self.volumes.mark(found, mark)
+                case _:
+                    self.networking.mark(found, mark)
 
         each(one, theirs, at_once=self.parallel)
 
@@ -445,14 +424,29 @@ class OpenStackProvider(Provider):
             )
         return result
 
-    @staticmethod
-    def _devices(node: str, observed: Observed) -> dict[str, str]:
-        """Volumes by the name virtio gives them in the guest: the first 20 characters of their id."""
-        return {
-            name.removeprefix(f"{node}-"): f"/dev/disk/by-id/virtio-{str(found.data['volume'])[:20]}"
-            for name, found in observed.of(Kind.ATTACHMENT).items()
-            if found.data["node"] == node
-        }
+    def _devices(self, node: str, observed: Observed) -> dict[str, Device]:
+        """A node's volumes: what they may be called there, and what is known of their file systems."""
+        kind = self.spec.nodes.get(Node.parse(node).kind)
+        declared = {volume.name: volume for volume in kind.volumes} if kind else {}
+        result = {}
+        for name, found in observed.of(Kind.ATTACHMENT).items():
+            if found.data["node"] == node:
+                volume = declared.get(name.removeprefix(f"{node}-"))
+                own = observed.get(Key(Kind.VOLUME, name))
+                result[name.removeprefix(f"{node}-")] = Device(
+                    device_paths(str(found.data["volume"])),
+                    str(own.data.get("filesystem", "")) if own else "",
+                    # A volume that was there before the cluster may hold what has no signature.
+                    volume is None or volume.id is None or volume.format,
+                )
+        return result
+
+    def remember(self, node: str, filesystems: Mapping[str, str]) -> None:
+        """See :meth:`Provider.remember`: in the metadata of the cluster's own volumes."""
+        for volume, uuid in filesystems.items():
+            found = self._found(Key(Kind.VOLUME, f"{node}-{volume}"))
+            if found is not None and found.data.get("filesystem") != uuid:
+                self.volumes.remember(found, uuid)
 
     def grant_access(self, observed: Observed) -> None:
         """Know the host keys of all running nodes, from their consoles; from themselves where the cloud shows none.
@@ -486,7 +480,7 @@ class OpenStackProvider(Provider):
     def _console(self, found: Found, lines: int = access.CONSOLE_LINES) -> str:
         try:
             return self.cloud(lambda: self.servers.console(found, lines), what=f"read the console of {found.key.name}", conflict=True)
-        except exceptions.NotFoundException:
+        except NotThereError:
             raise GridsteadError(f"server {found.key.name} has disappeared, or its cloud has no consoles") from None
 
     def console(self, node: str, lines: int) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from openstack import exceptions
-
 from gridstead.cluster.errors import GridsteadError
 from gridstead.cluster.providers.openstack import marks
-from gridstead.cluster.providers.openstack.cloud import Cloud
+from gridstead.cluster.providers.openstack.cloud import Cloud, NotThereError
 from gridstead.cluster.providers.openstack.watch import Watch
 from gridstead.cluster.resources import Found, Kind, Resource
 
@@ -22,6 +20,22 @@ _GROW_FREE = "what is on it is as it was; `tools/cluster up --replace NODE`, the
 def gibibytes(size: int) -> int:
     """Cinder's unit for a size in bytes: whole GiB, rounded up."""
     return -(-size // _GIB)
+
+
+def device_paths(identity: str) -> tuple[str, ...]:
+    """What the guest may call a volume under /dev/disk/by-id, as glob patterns.
+
+    The virtual disk's serial number is the volume's id. virtio's has room for 20 characters, and so had the others' of older
+    QEMU; which bus a disk is on is a property of the image (hw_disk_bus) or the hypervisor's choice. udev's rules
+    (60-persistent-storage.rules) make the names; VMware tells the id as the disk's World Wide Name.
+
+    Args:
+        identity: the volume's id.
+    """
+    names = []
+    for serial in (identity[:20], identity):
+        names += [f"virtio-{serial}", f"scsi-*QEMU_HARDDISK_{serial}", f"ata-*_{serial}", f"nvme-*_{serial}", f"nvme-*_{serial}_1"]
+    return tuple(f"/dev/disk/by-id/{name}" for name in (*names, f"wwn-0x{identity.replace('-', '')}"))
 
 
 class Volumes:
@@ -77,6 +91,10 @@ class Volumes:
     def mark(self, found: Found, mark: marks.Mark) -> None:
         """Give a volume that is there another mark."""
         self.cloud(lambda: self._storage.set_volume_metadata(found.id, **mark.metadata), what=f"mark {found.key}")
+
+    def remember(self, found: Found, uuid: str) -> None:
+        """Note in a volume's metadata what file system it has."""
+        self.cloud(lambda: self._storage.set_volume_metadata(found.id, **{marks.FILESYSTEM: uuid}), what=f"mark volume {found.key.name}")
 
     def _grow(self, identity: str, name: str, size: int) -> None:
         """Make a volume larger, also while a server has it: cinder's API 3.42, and a matter of the driver.
@@ -176,7 +194,7 @@ class Volumes:
             if holder["server_id"] != server:
                 try:
                     self._server(holder["server_id"])
-                except exceptions.NotFoundException:
+                except NotThereError:
                     return True
         return False
 

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from gridstead.cluster.host import Host
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
-from gridstead.cluster.providers.base import NodeAccess, Provider
+from gridstead.cluster.providers.base import Device, NodeAccess, Provider
 from gridstead.cluster.providers.podman.engine import DATA, DEFAULT_DATA, HALVES, TAG, Podman
 from gridstead.cluster.providers.podman.volumes import Volumes
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
@@ -474,12 +474,19 @@ class PodmanProvider(Provider):
                 variables=self.variables,
                 halves=found.data["baked"],
                 volumes={
-                    volume.removeprefix(f"{node}-"): f"/dev/disk/by-id/{self.volumes.device_name(volume)}"
+                    volume.removeprefix(f"{node}-"): Device(
+                        (f"/dev/disk/by-id/{self.volumes.device_name(volume)}",), self.volumes.filesystem(volume)
+                    )
                     for volume, attachment in attachments.items()
                     if attachment.data["node"] == node
                 },
             )
         return result
+
+    def remember(self, node: str, filesystems: Mapping[str, str]) -> None:
+        """See :meth:`Provider.remember`: in a file beside the volume's."""
+        for volume, uuid in filesystems.items():
+            self.volumes.remember(f"{node}-{volume}", uuid)
 
     def grant_access(self, observed: Observed) -> None:
         """Write each node's seed anew where it differs, and the host keys into known_hosts."""

@@ -34,6 +34,23 @@ class Volumes:
         """The sparse file of a volume."""
         return self.base / "volumes" / f"{volume}.img"
 
+    def _note(self, volume: str) -> Path:
+        return self.file(volume).with_suffix(".uuid")
+
+    def filesystem(self, volume: str) -> str:
+        """The UUID of the file system that a volume was last remembered with; empty where it had none."""
+        try:
+            return self._note(volume).read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+    def remember(self, volume: str, uuid: str) -> None:
+        """Note the UUID of the file system that a volume has now."""
+        if self.file(volume).exists() and self.filesystem(volume) != uuid:
+            scratch = self._note(volume).with_suffix(".new")
+            scratch.write_text(f"{uuid}\n")
+            scratch.replace(self._note(volume))
+
     def device_directory(self, node: str) -> Path:
         """The host's directory that a node sees as /dev/disk."""
         return self.base / "nodes" / node / "disk"
@@ -95,6 +112,7 @@ class Volumes:
         """Remove a volume and all that is on it."""
         self.detach(volume)
         self.file(volume).unlink(missing_ok=True)
+        self._note(volume).unlink(missing_ok=True)
 
     def attached(self, node: str, volume: str) -> bool:
         """Whether the node's directory holds the device that the volume is behind now."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gridstead.cluster import doctor
 from gridstead.cluster.command import CommandError, run
 from gridstead.cluster.errors import PreflightError
 from gridstead.cluster.host import PROGRAMS, Host
@@ -142,3 +143,17 @@ def test_a_missing_program_is_one_clear_error() -> None:
 def test_input_is_passed_and_output_returned() -> None:
     assert run(["cat"], stdin="words\n") == "words\n"
     assert run(["cat"]) == "", "a program without input must not wait for the operator's keyboard"
+
+
+@pytest.mark.parametrize(("limit", "good"), [("128\n", False), ("8192\n", True), (None, False)])
+def test_doctor_tells_how_far_inotify_reaches(machine: Host, limit: str | None, good: bool) -> None:
+    """A systemd in a container that gets no inotify instance does not come up, and says nothing that helps."""
+    (machine.root / "proc/self/mounts").write_text("proc /proc proc rw 0 0\n")
+    (machine.root / "etc/os-release").write_text('ID=debian\nPRETTY_NAME="Debian"\n')
+    if limit:
+        (machine.root / "proc/sys/fs/inotify").mkdir(parents=True)
+        (machine.root / "proc/sys/fs/inotify/max_user_instances").write_text(limit)
+    finding = next(one for one in doctor.examine(machine) if one.what == "inotify")
+    assert finding.good is good
+    assert ("sysctl fs.inotify.max_user_instances=1024" in finding.then) is not good
+    assert not finding.needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import uuid
@@ -110,14 +111,18 @@ def test_name_follows_release_halves_and_settings(monkeypatch: pytest.MonkeyPatc
     assert len(set(names)) == len(names)
 
 
-def test_only_the_present_image_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_images_stay_and_all_can_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_image, "DATA", tmp_path)
     machine_image.remove()  # nothing there
     (tmp_path / "machine").mkdir()
-    for stem in ("gridstead-node-trixie-1", "gridstead-node-trixie-2"):
-        (tmp_path / "machine" / f"{stem}.qcow2").write_bytes(b"QFI\xfb")
-    machine_image.remove(keep="gridstead-node-trixie-2")
-    assert [path.stem for path in (tmp_path / "machine").iterdir()] == ["gridstead-node-trixie-2"]
+    for number in (2, 3, 1):
+        path = tmp_path / "machine" / f"gridstead-node-trixie-{number}.qcow2"
+        path.write_bytes(b"QFI\xfb")
+        os.utime(path, (number, number))
+    machine_image.remove(newest=2)
+    assert sorted(path.stem[-1] for path in (tmp_path / "machine").iterdir()) == ["2", "3"]
+    machine_image.remove()
+    assert list((tmp_path / "machine").iterdir()) == []
 
 
 def test_an_image_that_is_there_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,9 @@ from gridstead.cluster.host import Host
 from gridstead.cluster.paths import state_home
 from gridstead.cluster.playbook import strategy
 
+#: inotify instances (inotify(7)) for a large site: a node's systemd and services take about ten, and root's share is one for all.
+_INOTIFY_INSTANCES = 1024
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -90,6 +93,14 @@ def examine(host: Host | None = None) -> list[Finding]:
             host.loop,
             needed=True,
             then="" if host.loop else "volumes cannot be made; load the loop module",
+        ),
+        Finding(
+            "inotify",
+            f"{host.inotify_instances} instances",
+            host.inotify_instances >= _INOTIFY_INSTANCES,
+            then=""
+            if host.inotify_instances >= _INOTIFY_INSTANCES
+            else f"enough for some ten nodes; for more: sysctl fs.inotify.max_user_instances={_INOTIFY_INSTANCES}",
         ),
         Finding(
             "KVM",

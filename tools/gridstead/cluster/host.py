@@ -107,6 +107,14 @@ class Host:
         return (self.root / "dev/loop-control").exists()
 
     @cached_property
+    def inotify_instances(self) -> int:
+        """How many inotify instances root's processes may have, in all containers together; 0 where the kernel has none."""
+        try:
+            return int((self.root / "proc/sys/fs/inotify/max_user_instances").read_text())
+        except OSError:
+            return 0
+
+    @cached_property
     def boot_id(self) -> str:
         """Differs after every boot of the machine."""
         return (self.root / "proc/sys/kernel/random/boot_id").read_text().strip()

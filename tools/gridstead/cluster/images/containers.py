@@ -13,6 +13,8 @@ from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.podman.engine import HALVES, Podman, host_lock
 
 _OURS = "localhost/gridstead/"
+#: How many images of other checkouts, or earlier ones of this, a build leaves of each sort.
+_NEWEST = 3
 
 
 def node_tag(release: str, variables: Mapping[str, Any]) -> str:
@@ -59,21 +61,32 @@ class ContainerImages(Images):
                 label = f'LABEL {HALVES}="{halves.to_text(halves.current(self.variables))}"'
                 change = ["--change", 'CMD ["/sbin/init"]', "--change", label]
                 self.podman("commit", "--quiet", *change, container, tag, timeout=600)
-            prune(self.podman, keep={kitchen.base_tag(self.release), tag})
+            prune(self.podman, keep={kitchen.base_tag(self.release), tag}, newest=_NEWEST)
         return tag
 
     def remove(self) -> None:
         """See :meth:`Images.remove`."""
         self.podman.set_up()
-        prune(self.podman, keep=set())
+        prune(self.podman, keep=set(), newest=0)
 
 
-def prune(podman: Podman, keep: set[str]) -> None:
-    """Remove the images of earlier checkouts that no node uses."""
+def prune(podman: Podman, *, keep: set[str], newest: int) -> None:
+    """Remove images that the kit built and no node uses.
+
+    Args:
+        podman: where they are kept.
+        keep: names to keep.
+        newest: how many of each sort (base, node) stay besides, the newest ones: other checkouts share this machine's data, and
+            each removing the other's would build for minutes every time.
+    """
+    found: dict[str, list[tuple[int, str]]] = {}
     for listed in podman.json("images", "--format", "json"):
         for name in listed.get("Names") or []:
             if name.startswith(_OURS) and name not in keep:
-                try:
-                    podman("rmi", name)
-                except CommandError:
-                    continue  # a node still runs from it
+                found.setdefault(name.partition(":")[0], []).append((int(listed["Created"]), name))
+    for images in found.values():
+        for _, name in sorted(images, reverse=True)[newest:]:
+            try:
+                podman("rmi", name)
+            except CommandError:
+                continue  # a node still runs from it

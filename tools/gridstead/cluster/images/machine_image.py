@@ -22,6 +22,8 @@ from gridstead.cluster.providers.podman.engine import DATA, Podman, host_lock
 _GIB = 2**30
 #: Free space of the root file system before it grows into the machine's disk, bytes.
 _FREE = 512 * 2**20
+#: How many images a build leaves on this machine, with its own.
+_NEWEST = 3
 #: What the machines are to their roles: the install halves run in a container that is one only while they do.
 VARIABLES: Mapping[str, Any] = {"gridstead_container": False, "gridstead_share": "nfs"}
 
@@ -99,15 +101,14 @@ def ensure(podman: Podman, release: str, progress: Progress, *, rebuild: bool = 
     return built
 
 
-def remove(*, keep: str = "") -> None:
-    """Remove every image the kit built.
+def remove(*, newest: int = 0) -> None:
+    """Remove images that the kit built.
 
     Args:
-        keep: the name of one to keep.
+        newest: how many stay, the newest ones: other checkouts share this machine's data.
     """
-    for path in _directory().glob("*.qcow2"):
-        if path.stem != keep:
-            path.unlink()
+    for path in sorted(_directory().glob("*.qcow2"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[newest:]:
+        path.unlink(missing_ok=True)
 
 
 def _build(podman: Podman, release: str, progress: Progress, *, rebuild: bool) -> None:
@@ -135,7 +136,7 @@ def _build(podman: Podman, release: str, progress: Progress, *, rebuild: bool) -
             run(["qemu-img", "convert", "-c", "-m", "4", "-W", "-O", "qcow2", str(raw), str(packed)], timeout=900)
         packed.chmod(0o644)
         packed.replace(target)
-    remove(keep=target.stem)
+    remove(newest=_NEWEST)
 
 
 def _write_files(tree: Path, root_id: str) -> None:

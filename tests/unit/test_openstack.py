@@ -175,7 +175,7 @@ def test_a_server_that_goes_while_its_fault_is_read() -> None:
     project = Cloud(OpenStack())
     missing = answers(exceptions.NotFoundException("gone", http_status=404))
     project.connection = SimpleNamespace(compute=SimpleNamespace(get_server=lambda _: missing()))
-    found = Sight(spec(), project, Listing(servers=[server("worker001", "x", status="ERROR")])).found
+    found = Sight(spec(), project, Listing(servers=[server("worker001", "x", status="ERROR", launched_at=None)])).found
     assert found[Key(Kind.NODE, "worker001")].detail == "it is in ERROR, and has just been deleted"
 
 

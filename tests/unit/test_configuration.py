@@ -12,7 +12,7 @@ import pytest
 from gridstead.cluster import configuration, inventory, secrets
 from gridstead.cluster.configuration import HOOKS, KNOWLEDGE, Play
 from gridstead.cluster.paths import ROOT, SitePaths
-from gridstead.cluster.providers.base import NodeAccess
+from gridstead.cluster.providers.base import Device, NodeAccess
 from gridstead.cluster.seal import Verdict, todo
 from gridstead.cluster.spec import Cluster
 
@@ -41,7 +41,9 @@ def listing(paths: SitePaths, **changes: Any) -> dict[str, Any]:
     spec = Cluster.model_validate({"name": "trial", "nodes": kinds})
     nodes = {
         name: NodeAccess(
-            f"10.70.{list(kinds).index(node.kind)}.{node.number}", f"192.0.2.{node.number}", volumes={"data": "/dev/disk/by-id/x"}
+            f"10.70.{list(kinds).index(node.kind)}.{node.number}",
+            f"192.0.2.{node.number}",
+            volumes={"data": Device(("/dev/disk/by-id/x",))},
         )
         for name, node in spec.node_names().items()
     }

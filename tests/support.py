@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ import testinfra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 #: How many times as long as on an ordinary machine to wait for things, before a test fails: emulated processors are that slow.
@@ -195,6 +197,16 @@ def _host(variables: dict[str, Any]) -> Any:
         controlpath=f"{sockets}/%%C",
         sudo=bool(variables.get("ansible_become")),
     )
+
+
+def load(file: Path) -> ModuleType:
+    """A Python file that is in no package, such as an Ansible plugin, as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None, file
+    assert spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def killed_after(number: int, *arguments: str | Path, line: str = "✓") -> bool:

@@ -19,7 +19,7 @@ import ansible
 
 testinfra_hosts = ["ansible://compute001"]
 
-MODULE = Path(__file__).parents[5] / "roles/block_volume/library/block_volume.py"
+MODULE = Path(__file__).parents[5] / "plugins/modules/block_volume.py"
 #: The module on the node, with what of Ansible it imports: beside it, as in the archive that Ansible sends.
 UNPACKED = "/run/block_volume-test"
 BY_ID = "/dev/disk/by-id"

@@ -1,0 +1,161 @@
+"""Ansible action: what roles say of themselves and of each other, compared before anything is changed."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+Hosts = Mapping[str, Mapping[str, Any]]
+Groups = Mapping[str, list[str]]
+
+#: Directories that must be the same on all nodes: variables, and the role whose hosts set them.
+SHARED_DIRECTORIES = {"arc_ce": ("arc_ce_session_dir", "arc_ce_cache_dir", "arc_ce_runtime_dir")}
+#: What is compared besides the shared variables.
+COMPARED = (
+    *("base_users", "arc_ce_queues", "arc_ce_user", "slurm_controller_partitions", "cvmfs_stratum0_listen", "cvmfs_squid_port"),
+    *(name for names in SHARED_DIRECTORIES.values() for name in names),
+)
+
+
+def below(path: str, roots: Iterable[str]) -> bool:
+    """Whether a path is one of the roots or lies below one.
+
+    >>> below("/grid/home/alice", ["/grid"]), below("/gridiron", ["/grid"])
+    (True, False)
+    """
+    path = posixpath.normpath(path)
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in map(posixpath.normpath, roots))
+
+
+def contract(hosts: Hosts, options: Mapping[str, Any]) -> Iterator[str]:
+    """The shared variables, against their argument specs."""
+    validator = ArgumentSpecValidator(options)
+    for host, variables in hosts.items():
+        given = {name: variables[name] for name in options if variables.get(name) is not None}
+        for message in validator.validate(given).error_messages:
+            yield f"{host}: {message}"
+
+
+def systems(hosts: Hosts) -> Iterator[str]:
+    """Nodes whose system the roles never ran on."""
+    for host, variables in hosts.items():
+        family = variables.get("ansible_facts", {}).get("os_family")
+        families = variables["gridstead_os_families"]
+        if family is not None and family not in families:
+            yield f"{host}: its OS family is {family}; the roles were run on {' and '.join(families)} only"
+
+
+def shares(hosts: Hosts, groups: Groups) -> Iterator[str]:
+    """Directories that all nodes must see: below a share, where there is one."""
+    servers = groups.get("nfs_server", [])
+    for server in servers:
+        exports = hosts[server]["gridstead_shares"]
+        named = [("gridstead_root", hosts[server]["gridstead_root"])]
+        named += [
+            (f"the home of {user['name']} in base_users", user["home"]) for user in hosts[server]["base_users"] if not user.get("system")
+        ]
+        for group, names in SHARED_DIRECTORIES.items():
+            named += [(name, hosts[host][name]) for host in groups.get(group, []) for name in names]
+        for name, path in named:
+            if not below(path, exports):
+                yield f"{name} is {path}, which compute nodes do not see: a directory below a share ({', '.join(exports)}) is right"
+    for host, variables in hosts.items():
+        state, exports = variables["gridstead_state"], variables["gridstead_shares"]
+        if below(state, exports):
+            yield f"{host}: gridstead_state is {state}, on a share: databases and keys belong on the node's own disk or a volume of its own"
+
+
+def computing(hosts: Hosts, groups: Groups) -> Iterator[str]:
+    """The CE against Slurm."""
+    controllers = groups.get("slurm_controller", [])
+    for host in groups.get("arc_ce", []):
+        if host not in controllers and host not in groups.get("slurm_node", []):
+            where = f"{controllers[0]} is right" if controllers else "a node with slurm_controller is right"
+            yield f"{host}: arc_ce submits by Slurm's commands, and this node has neither slurm_controller nor slurm_node: {where}"
+        for controller in controllers:
+            partitions = list(hosts[controller]["slurm_controller_partitions"])
+            for queue in hosts[host]["arc_ce_queues"]:
+                if queue not in partitions:
+                    yield (
+                        f"{host}: arc_ce_queues has {queue!r}, which is no partition: "
+                        f"one of slurm_controller_partitions ({', '.join(partitions)}) is right"
+                    )
+        names = {user["name"]: user for user in hosts[host]["base_users"]}
+        if hosts[host]["arc_ce_user"] not in names:
+            yield f"{host}: arc_ce_user is {hosts[host]['arc_ce_user']!r}, whom base_users does not have: one of {', '.join(names)} is right"
+
+
+def ports(hosts: Hosts, groups: Groups) -> Iterator[str]:
+    """Ports that one role listens on and another asks."""
+    for group, variable, shared in (
+        ("cvmfs_stratum0", "cvmfs_stratum0_listen", "gridstead_stratum0_port"),
+        ("cvmfs_squid", "cvmfs_squid_port", "gridstead_squid_port"),
+    ):
+        for host in groups.get(group, []):
+            found = re.search(r"(\d+)$", str(hosts[host][variable]))
+            for asker in [host, *groups.get("cvmfs_client", [])]:
+                wanted = hosts[asker][shared]
+                if found is None or int(found[1]) != int(wanted):
+                    yield f"{host}: {variable} is {hosts[host][variable]}, and {asker} asks at port {wanted}: set {shared} for all hosts"
+                    break
+
+
+def mistakes(hosts: Hosts, groups: Groups, options: Mapping[str, Any]) -> list[str]:
+    """All that does not fit, a line each.
+
+    Args:
+        hosts: every host's variables, with the roles' defaults filled in.
+        groups: the inventory's groups.
+        options: argument specs of the shared variables.
+    """
+    found = list(contract(hosts, options))
+    if not found:
+        found = [*systems(hosts), *shares(hosts, groups), *computing(hosts, groups), *ports(hosts, groups)]
+    return found
+
+
+def defaults_of(roles: Path, loader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The defaults of all roles, and the argument specs of the shared variables."""
+    defaults: dict[str, Any] = {}
+    for file in sorted(roles.glob("*/defaults/main.yml")):
+        defaults |= loader.load_from_file(str(file), trusted_as_template=True) or {}
+    specs = loader.load_from_file(str(roles / "gridstead" / "meta" / "argument_specs.yml"))
+    return defaults, specs["argument_specs"]["contract"]["options"]
+
+
+def seen_by_roles(given: Mapping[str, Any], defaults: Mapping[str, Any], options: Mapping[str, Any], templar: Any) -> dict[str, Any]:
+    """A host's variables as its roles would see them: those that are compared, templates resolved."""
+    merged = {**defaults, **given}
+    own = templar.copy_with_new_env(available_variables=merged)
+    values = {name: own.template(merged[name]) for name in (*options, *COMPARED) if name in merged}
+    return {**values, "ansible_facts": given.get("ansible_facts", {})}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no type information
+    """Compares the variables of all hosts of the inventory; runs on the controller, once for all."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _VALID_ARGS: ClassVar[frozenset[str]] = frozenset({"roles"})
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Fail with all mistakes at once."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        defaults, options = defaults_of(Path(self._task.args["roles"]), self._loader)
+        groups = {name: list(hosts) for name, hosts in variables["groups"].items()}
+        try:
+            given = {host: variables["hostvars"].raw_get(host) for host in groups["all"]}
+            found = mistakes({host: seen_by_roles(it, defaults, options, self._templar) for host, it in given.items()}, groups, options)
+        except AnsibleError as error:
+            found = [str(error)]
+        if found:
+            result |= {"failed": True, "msg": "nothing was changed; the site's variables do not fit:\n" + "\n".join(found)}
+        return result | {"changed": False}

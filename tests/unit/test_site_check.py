@@ -1,0 +1,133 @@
+"""playbooks/validate.yml: what does not fit between roles and hosts is told before anything is changed, all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+import support
+from support import ROOT
+
+PYTHON = Path(sys.executable).parent
+SITE_CHECK = support.load(ROOT / "plugins" / "action" / "site_check.py")
+SERVICES = {
+    **dict.fromkeys(("nfs_server", "slurm_controller", "cvmfs_stratum0", "cvmfs_squid"), "frontend001"),
+    **dict.fromkeys(("nfs_client", "slurm_node", "cvmfs_client"), "compute001"),
+}
+
+
+def site(shared: dict[str, Any], *, ce: str = "frontend001", **host: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Two hosts with their variables, and which of them offers a service.
+
+    Args:
+        shared: variables of all hosts.
+        ce: the host with the CE.
+        host: variables of single hosts.
+    """
+    always = {"gridstead_flavor": {"cpus": 2, "memory": 1024}, "gridstead_secrets": "/nowhere"}
+    names = dict.fromkeys(("frontend001", "compute001", ce))
+    hosts = {name: always | {"gridstead_address": f"192.0.2.{n}"} | shared | host.get(name, {}) for n, name in enumerate(names, start=1)}
+    return hosts, {**SERVICES, "arc_ce": ce}
+
+
+def mistakes(shared: dict[str, Any], **more: Any) -> list[str]:
+    """What does not fit on such a site."""
+    loader = DataLoader()
+    defaults, options = SITE_CHECK.defaults_of(ROOT / "roles", loader)
+    hosts, services = site({"ansible_facts": {"os_family": "Debian"}} | shared, **more)
+    groups = {"all": list(hosts)} | {service: [host] for service, host in services.items()}
+    templar = Templar(loader=loader, variables={})
+    found: list[str] = SITE_CHECK.mistakes(
+        {host: SITE_CHECK.seen_by_roles(it, defaults, options, templar) for host, it in hosts.items()}, groups, options
+    )
+    return found
+
+
+def validate(tmp_path: Path, shared: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run the playbook on such a site."""
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_remote_tmp": str(tmp_path / "remote")}
+    hosts, services = site(local | shared)
+    children = {service: {"hosts": {host: None}} for service, host in services.items()}
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "children": children}}))
+    return subprocess.run(
+        [PYTHON / "ansible-playbook", "--inventory", tmp_path / "hosts.yml", ROOT / "playbooks" / "validate.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+    )
+
+
+def test_the_playbook_passes_a_site_of_defaults(tmp_path: Path) -> None:
+    done = validate(tmp_path, {})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_playbook_tells_all_mistakes_at_once(tmp_path: Path) -> None:
+    done = validate(tmp_path, {"arc_ce_queues": ["short"], "arc_ce_user": "nobody"})
+    assert done.returncode == 2
+    assert "arc_ce_queues has 'short'" in done.stdout
+    assert "arc_ce_user is 'nobody'" in done.stdout
+
+
+def test_one_share_moves_all_that_lies_on_it() -> None:
+    assert mistakes({"gridstead_shares": ["/data"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        (
+            {"arc_ce_queues": ["main", "short"]},
+            "frontend001: arc_ce_queues has 'short', which is no partition: one of slurm_controller_partitions (main) is right",
+        ),
+        (
+            {"arc_ce_session_dir": "/var/session"},
+            "arc_ce_session_dir is /var/session, which compute nodes do not see: a directory below a share (/grid) is right",
+        ),
+        (
+            {"gridstead_root": "/gridiron", "arc_ce_session_dir": "/grid/s", "arc_ce_cache_dir": "/grid/c", "arc_ce_runtime_dir": "/grid/r"}
+            | {"base_users": [{"name": "grid", "uid": 2000, "home": "/grid/home"}]},
+            "gridstead_root is /gridiron, which compute nodes do not see: a directory below a share (/grid) is right",
+        ),
+        (
+            {"cvmfs_stratum0_listen": "127.0.0.1:8080"},
+            "frontend001: cvmfs_stratum0_listen is 127.0.0.1:8080, and frontend001 asks at port 8000: set gridstead_stratum0_port for all hosts",
+        ),
+        (
+            {"arc_ce_user": "nobody"},
+            "frontend001: arc_ce_user is 'nobody', whom base_users does not have: one of grid, alice, bob is right",
+        ),
+        (
+            {"gridstead_state": "/grid/state"},
+            "frontend001: gridstead_state is /grid/state, on a share: databases and keys belong on the node's own disk or a volume of its own",
+        ),
+        ({"gridstead_os_families": ["RedHat"]}, "frontend001: its OS family is Debian; the roles were run on RedHat only"),
+    ],
+)
+def test_what_does_not_fit_is_told(shared: dict[str, Any], message: str) -> None:
+    assert mistakes(shared)[0] == message
+
+
+def test_a_ce_without_slurms_commands_is_told() -> None:
+    found = mistakes({}, ce="other001")
+    assert found == [
+        "other001: arc_ce submits by Slurm's commands, and this node has neither slurm_controller nor slurm_node: frontend001 is right"
+    ]
+
+
+def test_a_shared_variable_of_the_wrong_kind_is_told_by_host_and_name() -> None:
+    found = mistakes({}, compute001={"gridstead_address": None, "gridstead_share": "smb"})
+    assert len(found) == 2
+    assert all(line.startswith("compute001: ") for line in found)
+    assert any("gridstead_address" in line for line in found)
+    assert any("gridstead_share" in line and "nfs, directory" in line for line in found)

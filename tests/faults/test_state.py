@@ -1,0 +1,86 @@
+"""A frontend made anew under jobs is who it was: what its services must not lose lies on a volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support import Node, Site, cluster, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Jobs by sbatch and by ARC. More of them than there are processors: the others wait.
+BATCH_JOBS, ARC_JOBS = 40, 10
+HOME = "/grid/home/grid"
+#: A job says that it begins, waits for the gate and says that it ends: it runs for as long as the test wants.
+JOB = f"echo begin $1 >>{HOME}/began; until test -e {HOME}/gate; do sleep 1; done; echo end $1 >>{HOME}/ended"
+
+
+def identity(frontend: Node) -> dict[str, str]:
+    """What a frontend that was made anew must have in common with the one before."""
+    return {
+        "munge key": frontend.out("sha256sum </etc/munge/munge.key"),
+        "CVMFS keys": frontend.out("cd /etc/cvmfs/keys && sha256sum *"),
+        "CVMFS revision": frontend.out("grep -a ^S /srv/cvmfs/sw.grid.test/.cvmfspublished"),
+        "Slurm's next job": frontend.out("scontrol show config | grep NEXT_JOB_ID"),
+        "accounted jobs": frontend.out(
+            "sacct --allusers --noheader --allocations --parsable2 --format=jobid,user,submit --starttime=2000-01-01"
+        ),
+        "samples": frontend.out("readlink -f /var/lib/prometheus/metrics2; ls /var/lib/prometheus/metrics2/wal | head -n 1"),
+        "ARC's jobs": frontend.out("arcstat --all --format=' ' 2>/dev/null | grep ^Job: | sort", user="grid"),
+    }
+
+
+def running(frontend: Node) -> set[str]:
+    """Jobs at work, with the time at which each was started."""
+    return set(frontend.out("squeue --noheader --states=running --format='%i %S'").splitlines())
+
+
+def test_a_frontend_made_anew_goes_on_under_jobs(whole: Path) -> None:
+    site = Site.look(whole)
+    frontend = site.first("slurm_controller")
+    slots = sum(int(node.variables["gridstead_flavor"]["cpus"]) for node in site.having("slurm_node"))
+    frontend.sh(f"rm -f {HOME}/gate {HOME}/began {HOME}/ended")
+    description = f"""&(executable="/bin/sh")(arguments="-c" "set -- $SLURM_JOB_ID; {JOB}")(stdout="out")(jobname="gated")"""
+    frontend.sh(
+        f"cat >{HOME}/gated.xrsl <<'EOF'\n{description}\nEOF\nfor n in $(seq {ARC_JOBS}); do arcsub {HOME}/gated.xrsl; done", user="grid"
+    )
+    until("some of ARC's jobs to run", lambda: len(running(frontend)) >= slots // 2, seconds=120)
+    submit = f"sbatch --parsable --output=/dev/null --wrap='set -- $SLURM_JOB_ID; {JOB}'"
+    frontend.sh(f"for n in $(seq {BATCH_JOBS}); do {submit}; done", user="grid")
+    until("every processor to be busy", lambda: len(running(frontend)) == slots)
+    began = until("all of them to say so", lambda: _lines(frontend, "began", slots))
+    queued = set(frontend.out("squeue --noheader --format=%i").split())
+    assert len(queued) == BATCH_JOBS + ARC_JOBS, "all of ARC's jobs are Slurm's by now"
+    before, at_work, boots = identity(frontend), running(frontend), {node.name: node.booted for node in site.nodes.values()}
+
+    cluster("--site", whole, "up", "--replace", frontend.name, timeout=1200)
+
+    site = Site.look(whole)
+    frontend = site.first("slurm_controller")
+    assert {node.name for node in site.nodes.values() if node.booted != boots[node.name]} == {frontend.name}
+    assert identity(frontend) == before
+    until("the nodes to register", lambda: not frontend.out("sinfo --noheader --states=down,no_respond --format=%N"))
+    assert running(frontend) == at_work
+    assert set(frontend.out("squeue --noheader --format=%i").split()) == queued
+    assert _lines(frontend, "began", slots) == began, "a job that ran was started again"
+
+    frontend.sh(f"touch {HOME}/gate", user="grid")
+    until("all jobs to end", lambda: not frontend.out("squeue --noheader"), seconds=300)
+    for file in ("began", "ended"):
+        names = [line.split()[1] for line in frontend.out(f"cat {HOME}/{file}").splitlines()]
+        assert sorted(names) == sorted(queued), f"each job {file} once"
+    states = frontend.out(f"sacct --noheader --allocations --parsable2 --format=jobid,state --jobs={','.join(sorted(queued))}").splitlines()
+    assert {line.split("|")[0] for line in states if line.endswith("|COMPLETED")} == queued
+    until(
+        "ARC to see the end of its jobs",
+        lambda: frontend.out("arcstat --all 2>/dev/null | grep --count 'State: Finished'", user="grid") == str(ARC_JOBS),
+        seconds=120,
+    )
+    until("the site's software on the compute nodes", lambda: all(node.out("ls /cvmfs/sw.grid.test") for node in site.having("slurm_node")))
+
+
+def _lines(frontend: Node, file: str, number: int) -> list[str]:
+    """The lines of a file in the home directory, once there are so many; else nothing."""
+    lines = sorted(frontend.out(f"cat {HOME}/{file} 2>/dev/null || true").splitlines())
+    return lines if len(lines) >= number else []

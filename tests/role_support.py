@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -36,8 +37,10 @@ def run_role(host: Host, role: str, variables: dict[str, Any] | None = None, *, 
         play = Path(scratch) / "play.yml"
         play.write_text(json.dumps([{"hosts": host.backend.host, "roles": [role]}]))
         if cut_off:
-            (Path(scratch) / "gridstead_service.py").write_text(_CUT)
-        done = ansible(host, "ansible-playbook", "--extra-vars", json.dumps(variables or {}), str(play), library=scratch)
+            plugins = Path(scratch) / "ansible_collections" / "gridstead" / "site" / "plugins"
+            shutil.copytree(ROOT / "plugins", plugins)
+            (plugins / "modules" / "gridstead_service.py").write_text(_CUT)
+        done = ansible(host, "ansible-playbook", "--extra-vars", json.dumps(variables or {}), str(play), collections=scratch)
     output = done.stdout + done.stderr
     wanted = "cut off here" if cut_off else fails_with
     assert (done.returncode != 0) == bool(wanted), output
@@ -47,13 +50,13 @@ def run_role(host: Host, role: str, variables: dict[str, Any] | None = None, *, 
 
 def run_module(host: Host, module: str, **parameters: Any) -> dict[str, Any]:
     """Run a module of the kit on a host; returns its result, with ``failed``."""
-    words = ["ansible", host.backend.host, "--one-line", "--module-name", module, "--args", json.dumps(parameters)]
+    words = ["ansible", host.backend.host, "--one-line", "--module-name", f"gridstead.site.{module}", "--args", json.dumps(parameters)]
     status, _, result = ansible(host, *words).stdout.partition("=> ")
     return {**json.loads(result), "failed": "FAILED" in status}
 
 
-def ansible(host: Host, *argv: str, library: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program of Ansible with the scenario's inventory and the checkout's roles and modules, those of `library` before them."""
+def ansible(host: Host, *argv: str, collections: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program of Ansible with the scenario's inventory and the checkout's roles and plugins, those of `collections` before them."""
     return subprocess.run(
         [*argv, "--inventory", _inventory(host.backend.ansible_runner).name],
         env={
@@ -61,7 +64,7 @@ def ansible(host: Host, *argv: str, library: str = "") -> subprocess.CompletedPr
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
             "ANSIBLE_INVENTORY_ENABLED": "yaml",
-            "ANSIBLE_LIBRARY": ":".join(filter(None, [library, str(ROOT / "tools" / "ansible" / "modules")])),
+            "ANSIBLE_COLLECTIONS_PATH": ":".join(filter(None, [collections, str(ROOT / "collections")])),
         },
         cwd=ROOT,
         stdin=subprocess.DEVNULL,

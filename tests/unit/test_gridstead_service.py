@@ -19,7 +19,7 @@ from support import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SPEC = importlib.util.spec_from_file_location("gridstead_service", ROOT / "tools" / "ansible" / "modules" / "gridstead_service.py")
+_SPEC = importlib.util.spec_from_file_location("gridstead_service", ROOT / "plugins" / "modules" / "gridstead_service.py")
 assert _SPEC is not None
 assert _SPEC.loader is not None
 service = importlib.util.module_from_spec(_SPEC)

@@ -110,7 +110,6 @@ def play(
     what: str,
     limit: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
 ) -> Recap:
     """Run playbooks on a site.
 
@@ -121,7 +120,6 @@ def play(
         what: the run's name, for progress and the log file.
         limit: hosts or groups to keep to.
         variables: extra variables; no secrets, they are on the command line.
-        tags: tags to keep to.
 
     Returns:
         What was changed where.
@@ -137,8 +135,6 @@ def play(
         argv += ["--limit", ",".join(limit)]
     if variables:
         argv += ["--extra-vars", json.dumps(dict(variables))]
-    if tags:
-        argv += ["--tags", ",".join(tags)]
     recap, began = Recap(log=log), time.monotonic()
     reading, writing = os.pipe()
     with log.open("w") as output, os.fdopen(reading) as events:

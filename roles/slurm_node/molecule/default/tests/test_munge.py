@@ -1,5 +1,6 @@
 """The cluster's key is in place on all hosts, and a credential made on one is good on the other."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,19 @@ def test_another_run_restarts_nothing(host: Host) -> None:
     before = instances(host, "munge")
     run_role(host, "munge")
     assert not started_anew(before, instances(host, "munge"))
+
+
+def test_secrets_that_were_lost_get_the_sites_key_back(host: Host) -> None:
+    variables = host.backend.get_variables()
+    if "slurm_controller" not in variables["group_names"]:
+        pytest.skip("another host keeps the key")
+    secret = Path(variables["gridstead_secrets"], "munge.key")
+    key, before = secret.read_bytes(), instances(host, "munge")
+    try:
+        secret.write_bytes(os.urandom(128))
+        run_role(host, "munge")
+        assert secret.read_bytes() == key
+    finally:
+        secret.write_bytes(key)
+    assert host.file("/etc/munge/munge.key").content == key
+    assert instances(host, "munge") == before

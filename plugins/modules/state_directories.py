@@ -268,9 +268,24 @@ class State:
             if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (user, group, mode):
                 return
             self.actions.append(f"own {kept}")
+            if not check and (status.st_uid, status.st_gid) != (user, group):
+                self._renumber(kept, {status.st_uid: user}, {status.st_gid: group})
         if not check:
             os.chown(kept, user, group)
             kept.chmod(mode)
+
+    @staticmethod
+    def _renumber(kept: Path, users: dict[int, int], groups: dict[int, int]) -> None:
+        """Give what is below to the same user by today's id: packages number their users anew in every image.
+
+        The directory itself comes last, by the caller: a run that is killed before that begins again here.
+        """
+        for directory, names, files in os.walk(kept):
+            for path in (Path(directory, name) for name in (*names, *files)):
+                status = path.lstat()
+                ids = users.get(status.st_uid, status.st_uid), groups.get(status.st_gid, status.st_gid)
+                if ids != (status.st_uid, status.st_gid):
+                    os.chown(path, *ids, follow_symlinks=False)
 
 
 def main() -> None:

@@ -178,3 +178,21 @@ def test_check_mode_changes_nothing(node: Node) -> None:
     assert not node.root.exists()
     assert not node.link.is_symlink()
     assert node.ran == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_files_of_a_user_that_has_another_id_now_are_his(node: Node) -> None:
+    """Another image: the package has numbered its user otherwise."""
+    node.fill(node.root / "mariadb")
+    table = node.root / "mariadb/slurm_acct_db/table"
+    for path in (table, table.parent, node.root / "mariadb"):
+        os.chown(path, 4711, 4712)
+    foreign = table.with_name("foreign")
+    foreign.touch()
+    os.chown(foreign, 4713, 4714)
+    node.bring_about()
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (table, table.parent, node.root / "mariadb")} == {
+        (os.getuid(), os.getgid())
+    }
+    assert (foreign.stat().st_uid, foreign.stat().st_gid) == (4713, 4714)
+    assert node.bring_about() == []

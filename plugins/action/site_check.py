@@ -15,6 +15,8 @@ from ansible.plugins.action import ActionBase
 Hosts = Mapping[str, Mapping[str, Any]]
 Groups = Mapping[str, list[str]]
 
+#: The roles: beside the plugins, in the checkout as in the collection.
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 #: Directories that must be the same on all nodes: variables, and the role whose hosts set them.
 SHARED_DIRECTORIES = {"arc_ce": ("arc_ce_session_dir", "arc_ce_cache_dir", "arc_ce_runtime_dir")}
 #: What is compared besides the shared variables.
@@ -143,13 +145,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS: ClassVar[frozenset[str]] = frozenset({"roles"})
+    _VALID_ARGS: ClassVar[frozenset[str]] = frozenset()
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fail with all mistakes at once."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        defaults, options = defaults_of(Path(self._task.args["roles"]), self._loader)
+        defaults, options = defaults_of(ROLES, self._loader)
         groups = {name: list(hosts) for name, hosts in variables["groups"].items()}
         try:
             given = {host: variables["hostvars"].raw_get(host) for host in groups["all"]}

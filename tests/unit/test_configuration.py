@@ -303,3 +303,18 @@ def test_what_is_to_do(paths: SitePaths) -> None:
         "a new server: its clients look at it again"
     )
     assert work["proxy001"] == {"base", "cvmfs_squid", "monitoring"}
+
+
+def test_a_module_that_a_role_names_counts_for_it(tmp_path: Path) -> None:
+    for role, task in (("one", "gridstead.site.thing:"), ("other", "ansible.builtin.debug:")):
+        (tmp_path / "roles" / role / "tasks").mkdir(parents=True)
+        (tmp_path / "roles" / role / "tasks" / "main.yml").write_text(f"- name: Do\n  {task}\n")
+    module = tmp_path / "plugins" / "modules" / "thing.py"
+    module.parent.mkdir(parents=True)
+    seen = []
+    for content in ("1", "2"):
+        module.write_text(content)
+        configuration.role_files.cache_clear()
+        seen.append([configuration.role_files(role, tmp_path / "roles").digest for role in ("one", "other")])
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] == seen[1][1]

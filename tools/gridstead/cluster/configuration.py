@@ -63,6 +63,7 @@ KNOWLEDGE = (
     Knowledge("base", of=(_ALL,), on=_SERVERS),
     Knowledge("nfs_server", of=("nfs_client",)),  # whom it exports to
     Knowledge("nfs_client", of=("nfs_server",), variables=("gridstead_address", "gridstead_volumes")),  # the markers of its volumes
+    Knowledge("munge", of=("slurm_controller",), variables=(), on=("slurm_controller",)),  # who keeps the key
     Knowledge("slurm_accounting", of=("slurm_accounting",)),
     Knowledge("slurm_controller", of=("slurm_accounting",)),
     Knowledge(
@@ -186,7 +187,7 @@ class RoleFiles:
 
     Args:
         digest: of all of it.
-        text: all YAML and templates of it.
+        text: all YAML and templates of it, but for what it declares.
     """
 
     digest: str
@@ -201,7 +202,8 @@ def role_files(name: str, roles: Path = ROOT / "roles") -> RoleFiles:
         role = waiting.pop()
         own = [path for path in _below(roles / role) if not _ASIDE & set(path.relative_to(roles).parts) and path.suffix != ".md"]
         files += own
-        said = "\n".join(_text(path) for path in own if path.suffix in (".yml", ".j2"))
+        # What a role declares in its meta/ it does not therefore use.
+        said = "\n".join(_text(path) for path in own if path.suffix in (".yml", ".j2") and path.parent.name != "meta")
         texts.append(said)
         _, _, dependencies = f"\n{_text(roles / role / 'meta' / 'main.yml')}".partition("\ndependencies:")
         called = {
@@ -209,11 +211,14 @@ def role_files(name: str, roles: Path = ROOT / "roles") -> RoleFiles:
         } - closure
         closure |= called
         waiting += sorted(called)
+    # Of the collection's modules and filters, those that they name.
+    plugins = [path for plugin in set(_PLUGIN.findall("\n".join(texts))) for path in (roles.parent / "plugins").glob(f"*/{plugin}.py")]
     carried = [ROOT / "tools" / "gridstead" / part for role in closure for part in _CARRIED.get(role, ())]
     code = [path for directory in carried for path in _below(directory) if path.suffix == ".py"]
-    return RoleFiles(_sum(files, roles) + _sum(code, ROOT), "\n".join(texts))
+    return RoleFiles(_sum([*files, *plugins], roles.parent) + _sum(code, ROOT), "\n".join(texts))
 
 
+_PLUGIN = re.compile(r"\bgridstead\.site\.(\w+)")
 #: A role that tasks include, and one in the list of those that come first.
 _CALLED = re.compile(r"_role:\s*\n(?:\s+\w+:.*\n)*?\s+name:\s*[\"']?(\w+)")
 _DEPENDENCY = re.compile(r"(?:\brole:|^\s*-(?:\s*role:)?|[\[,])\s*[\"']?([a-z]\w*)", re.MULTILINE)

@@ -61,3 +61,15 @@ def test_a_variable_begins_with_its_roles_name(role: str) -> None:
     private = re.compile(rf"_{{1,2}}{role}_")
     for file in (ROOT / "roles" / role / "vars").glob("*.yml") if Path(ROOT / "roles" / role / "vars").is_dir() else ():
         assert [name for name in yaml.safe_load(file.read_text()) if not private.match(name)] == [], file
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_only_the_install_half_loads_only_the_install_half_uses(role: str) -> None:
+    """On nodes of the kit's image that half is skipped, and its names of packages are not there."""
+    where = ROOT / "roles" / role
+    for names in where.glob("vars/[A-Z]*.yml"):
+        for name in yaml.safe_load(names.read_text()):
+            users = [path for path in where.rglob("*.yml") if name in path.read_text() and "molecule" not in path.parts]
+            allowed = {names, *where.glob("tasks/install*.yml"), *(where.glob("vars/main.yml") if name.endswith("_packages") else ())}
+            assert set(users) <= allowed, name
+            assert not [path for path in where.rglob("*.j2") if name in path.read_text()], name

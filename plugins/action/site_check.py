@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 SHARED_DIRECTORIES = {"arc_ce": ("arc_ce_session_dir", "arc_ce_cache_dir", "arc_ce_runtime_dir")}
 #: What is compared besides the shared variables.
 COMPARED = (
-    *("base_users", "arc_ce_queues", "arc_ce_user", "slurm_controller_partitions", "cvmfs_stratum0_listen", "cvmfs_squid_port"),
+    *("base_users", "arc_ce_queues", "arc_ce_user", "slurm_controller_partitions", "cvmfs_squid_port"),
     *(name for names in SHARED_DIRECTORIES.values() for name in names),
 )
 
@@ -95,18 +94,14 @@ def computing(hosts: Hosts, groups: Groups) -> Iterator[str]:
 
 
 def ports(hosts: Hosts, groups: Groups) -> Iterator[str]:
-    """Ports that one role listens on and another asks."""
-    for group, variable, shared in (
-        ("cvmfs_stratum0", "cvmfs_stratum0_listen", "gridstead_stratum0_port"),
-        ("cvmfs_squid", "cvmfs_squid_port", "gridstead_squid_port"),
-    ):
-        for host in groups.get(group, []):
-            found = re.search(r"(\d+)$", str(hosts[host][variable]))
-            for asker in [host, *groups.get("cvmfs_client", [])]:
-                wanted = hosts[asker][shared]
-                if found is None or int(found[1]) != int(wanted):
-                    yield f"{host}: {variable} is {hosts[host][variable]}, and {asker} asks at port {wanted}: set {shared} for all hosts"
-                    break
+    """The port of the caches, where they listen and where clients ask. That of the stratum 0 is the server's own to say."""
+    for host in groups.get("cvmfs_squid", []):
+        listens = hosts[host]["cvmfs_squid_port"]
+        for asker in groups.get("cvmfs_client", []):
+            asks = hosts[asker]["cvmfs_squid_port"]
+            if int(listens) != int(asks):
+                yield f"{host}: cvmfs_squid_port is {listens}, and {asker} asks at port {asks}: set gridstead_squid_port for all hosts"
+                break
 
 
 def mistakes(hosts: Hosts, groups: Groups, options: Mapping[str, Any]) -> list[str]:

@@ -100,10 +100,6 @@ def test_one_share_moves_all_that_lies_on_it() -> None:
             "gridstead_root is /gridiron, which compute nodes do not see: a directory below a share (/grid) is right",
         ),
         (
-            {"cvmfs_stratum0_listen": "127.0.0.1:8080"},
-            "frontend001: cvmfs_stratum0_listen is 127.0.0.1:8080, and frontend001 asks at port 8000: set gridstead_stratum0_port for all hosts",
-        ),
-        (
             {"arc_ce_user": "nobody"},
             "frontend001: arc_ce_user is 'nobody', whom base_users does not have: one of grid, alice, bob is right",
         ),
@@ -131,3 +127,8 @@ def test_a_shared_variable_of_the_wrong_kind_is_told_by_host_and_name() -> None:
     assert all(line.startswith("compute001: ") for line in found)
     assert any("gridstead_address" in line for line in found)
     assert any("gridstead_share" in line and "nfs, directory" in line for line in found)
+
+
+def test_clients_that_ask_a_cache_at_another_port_are_told() -> None:
+    found = mistakes({}, frontend001={"cvmfs_squid_port": 3129})
+    assert found == ["frontend001: cvmfs_squid_port is 3129, and compute001 asks at port 3128: set gridstead_squid_port for all hosts"]

@@ -12,7 +12,7 @@ WITHOUT_EXAMPLES = {"gridstead_cluster": "it is the engine behind a module's arg
 
 def ansible_modules(root: Path = ROOT) -> list[Path]:
     """The modules for Ansible, whose examples are their unit tests."""
-    return sorted([*root.glob("roles/*/library/*.py"), *root.glob("tools/ansible/modules/*.py")])
+    return sorted([*root.glob("plugins/modules/*.py"), *root.glob("tools/ansible/modules/*.py")])
 
 
 def all_roles(root: Path = ROOT) -> list[str]:

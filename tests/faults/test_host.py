@@ -33,7 +33,7 @@ def test_data_behind_a_link(small: Path, tmp_path: Path) -> None:
     assert loops("faults") == volumes
     # By its real name it is the same data.
     assert json.loads(cluster("plan", "--site", small, "--json").stdout) == []
-    cluster("down", "--site", small, "--volumes", env=behind)
+    cluster("down", "--site", small, "--volumes", "--yes", env=behind)
     assert loops("faults") == []
     assert leftovers("faults") == []
 

@@ -296,3 +296,17 @@ def test_what_a_volume_has_taken_is_not_asked_for_again(tmp_path: Path, monkeypa
     os.sync()
     assert volumes.Volumes.promised() == 10 * 2**20 - image.stat().st_blocks * 512
     assert volumes.Volumes.promised() <= 9 * 2**20
+
+
+def test_a_share_without_a_volume_goes_with_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "DATA", tmp_path)
+    mounted = [[f"{tmp_path}/clusters/x/shares/%2Fgrid"]]
+    unmounted: list[list[str]] = []
+    podman: Any = SimpleNamespace(mounts_below=lambda _: mounted.pop() if mounted else [], inside=unmounted.append)
+    mine = volumes.Volumes(podman, "x")
+    (mine.share("/grid") / "home" / "alice").mkdir(parents=True)
+    (mine.share("/grid") / "home" / "alice" / "job.sh").write_text("#!/bin/sh\n")
+    mine.delete_share("/grid")
+    assert unmounted == [["umount", "--lazy", f"{tmp_path}/clusters/x/shares/%2Fgrid"]]
+    assert mine.shares() == []
+    mine.delete_share("/grid")

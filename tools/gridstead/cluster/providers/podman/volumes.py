@@ -178,11 +178,13 @@ class Volumes:
         return str(parent) in self.podman.mounts_below(parent)
 
     def delete_share(self, path: str) -> None:
-        """Unmount everything on a shared directory and remove it; what lies on a volume stays there."""
+        """Unmount everything on a shared directory and remove it; what lies on a volume stays there.
+
+        Without a volume the files lie in the directory itself. They go with it, as on a cloud they go with the server's own disk.
+        """
         directory = self.share(path)
         self._unmount_below(directory)
-        if directory.exists():
-            directory.rmdir()
+        run(["rm", "--recursive", "--force", "--one-file-system", "--", str(directory)])
         if not self.shares():
             self._unmount_below(directory.parent)
 

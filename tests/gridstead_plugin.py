@@ -29,7 +29,7 @@ LIMITS_S = (
     ("roles/", 600),
 )
 #: Fixtures whose value is, or leads to, a site of which a failed test's evidence is kept.
-SITES = ("upgraded", "whole", "small", "site")
+SITES = ("upgraded", "whole", "inner", "small", "fresh", "site")
 #: Evidence of so many failures a run: what fails by the dozen fails for one reason.
 KEPT = 4
 

@@ -265,8 +265,8 @@ class Part:
 PARTS = {
     part.name: part
     for part in (
-        Part(lint, lane="quick", limit_s=900),
-        Part(unit, lane="quick", limit_s=900),
+        Part(lint, lane="quick", limit_s=1200),
+        Part(unit, lane="quick", limit_s=1500),
         Part(image, lane="image", limit_s=1500, nodes=True),
         Part(openstack, lane="cloud", limit_s=3600, nodes=True, cloud=True),
         Part(conformance, lane="containers", limit_s=900, nodes=True),

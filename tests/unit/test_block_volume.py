@@ -24,7 +24,7 @@ BLANK, EXISTING = "0f3e2d1c-0000-4000-8000-000000000000", "4d6c"
 @pytest.fixture(scope="module")
 def role() -> ModuleType:
     """The role's module, as Ansible would load it."""
-    path = ROOT / "roles" / "block_volume" / "library" / "block_volume.py"
+    path = ROOT / "plugins" / "modules" / "block_volume.py"
     loader = importlib.util.spec_from_file_location("block_volume", path)
     assert loader is not None
     assert loader.loader is not None

@@ -105,6 +105,19 @@ def _run(*words: str) -> None:
         raise StateError(f"{' '.join(words)}: {done.stderr.strip() or f'exit {done.returncode}'}")
 
 
+def requirement(root: Path) -> str:
+    """What a unit is told that must not start without its data.
+
+    >>> print(requirement(Path("/var/lib/state")).partition("[Unit]")[2].strip())
+    RequiresMountsFor=/var/lib/state
+    AssertPathExists=/var/lib/state/.gridstead-state
+    """
+    return (
+        "# Written by Gridstead: without the volume with its data this service must not start, and begin anew on the disk below.\n"
+        f"[Unit]\nRequiresMountsFor={root}\nAssertPathExists={root / MARKER}\n"
+    )
+
+
 class State:
     """One root with its directories.
 
@@ -195,10 +208,7 @@ class State:
             scratch.replace(marker)
 
     def _write_drop_ins(self, *, check: bool) -> None:
-        text = (
-            "# Written by Gridstead: without the volume with its data this service must not start, and begin anew on the disk below.\n"
-            f"[Unit]\nRequiresMountsFor={self.root}\nAssertPathExists={self.root / MARKER}\n"
-        )
+        text = requirement(self.root)
         written = False
         for unit in self.units:
             path = self.drop_ins / f"{unit}.d" / "gridstead-state.conf"

@@ -181,6 +181,8 @@ def test_podman_at_work_for_another_cluster_is_not_waited_for(
     # A process whose command line is podman's; a shell that waits for a line is what runs.
     argv = ["/usr/bin/podman", "-c", "read -r line", "--root", str(tmp_path / "storage"), *words.split()]
     with subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE) as podman:
+        # For an instant after exec it has none yet.
+        until("its command line", Path(f"/proc/{podman.pid}/cmdline").read_bytes, pause=0.01)
         seen = engine.Podman._at_work("local", "gridstead-local-0a1b2c3d")
         podman.kill()
     assert seen == ([podman.pid] if about else [])

@@ -158,7 +158,7 @@ def test_the_provider_reboots_a_node(site: Site) -> None:
 def test_a_volume_that_is_no_longer_declared_is_unmounted_before_it_is_taken(fresh: Site) -> None:
     site = fresh
     site.provision()
-    device = site.access("server001").volumes["data"]
+    device = site.access("server001").volumes["data"].paths[0]
     on(site, "server001", f"mkfs.ext4 -q {device} && mkdir -p /data && mount {device} /data && echo kept > /data/file")
     spec = site.paths.spec
     declared = spec.read_text()

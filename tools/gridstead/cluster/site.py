@@ -322,7 +322,8 @@ class Site:
             device = nodes[node].volumes.get(volume.removeprefix(f"{node}-")) if node in nodes else None
             if node in taken or device is None or not nodes[node].running:
                 continue
-            script = f'findmnt --noheadings --output TARGET --source {device} | while read -r point; do umount -- "$point" || exit 1; done'
+            points = 'findmnt --noheadings --output TARGET --source "$device" | while read -r point; do umount -- "$point" || exit 1; done'
+            script = f'for device in {" ".join(device.paths)}; do if test -e "$device"; then {points}; fi || exit 1; done'
             argv = inventory.root_argv(self.paths, nodes[node], "sh", "-ec", script)
             with self.progress.step("unmount", f"volume {volume}"):
                 done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)

@@ -183,7 +183,8 @@ def test_volumes_are_mounted_by_uuid(site: Site) -> None:
     for node, volume in volumes:
         # The last is the uppermost: a provider that shares directories has one of its own below.
         mounted = node.out(f"findmnt --noheadings --output=UUID,FSTYPE {volume['mount']}").splitlines()[-1].split()
-        uuid = node.out(f"blkid --match-tag=UUID --output=value {volume['device']}")
+        names = volume["device"] if isinstance(volume["device"], list) else [volume["device"]]  # patterns, of which a node has some
+        uuid = node.out(f"blkid --match-tag=UUID --output=value $(ls -d {' '.join(names)} 2> /dev/null | head -n 1)")
         assert mounted == [uuid, volume["filesystem"]], f"{node.name}:{volume['mount']}"
         declared = node.out(f"findmnt --noheadings --fstab --output=SOURCE {volume['mount']}")
         assert declared == f"UUID={uuid}", f"{node.name}: /etc/fstab, {volume['mount']}"

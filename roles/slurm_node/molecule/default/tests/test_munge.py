@@ -7,7 +7,7 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-from role_support import instances, run_role, started_anew
+from role_support import instances, run_role
 
 testinfra_hosts = ["ansible://slurm_controller", "ansible://slurm_node"]
 
@@ -74,52 +74,6 @@ def test_credential_of_another_host(host: Host, other: str) -> None:
         issuer = testinfra.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory)
         credential = issuer.check_output("munge --no-input")
         assert "Success (0)" in host.check_output("echo %s | unmunge", credential).splitlines()[0]
-
-
-def test_a_run_that_ends_between_the_key_and_the_restart_is_made_good_by_the_next(host: Host, tmp_path: Path) -> None:
-    """munged has the key in memory: a new file alone changes nothing, and the next run finds the file as it should be."""
-    other = tmp_path / "other.key"
-    other.write_bytes(bytes(range(128)))
-    before = instances(host, "munge")
-    old = host.check_output("munge --no-input")
-    try:
-        run_role(host, "munge", {"munge_key_file": str(other)}, cut_off=True)
-        assert host.file("/etc/munge/munge.key").content == other.read_bytes()
-        assert host.run("echo %s | unmunge", old).rc == 0, "munged still has the old key"
-        run_role(host, "munge", {"munge_key_file": str(other)})
-        assert started_anew(before, instances(host, "munge")) == {"munge"}
-        assert host.run("echo %s | unmunge", old).rc != 0
-    finally:
-        run_role(host, "munge")
-    assert host.run("echo %s | unmunge", old).rc == 0
-
-
-def test_what_it_started_with_is_noted_at_every_start(host: Host) -> None:
-    """An operator's restart, a crash: the record is of the instance that runs, and there is none of one that does not."""
-    record = "/run/gridstead/services/munge.service"
-    key = host.file("/etc/munge/munge.key").sha256sum
-
-    def noted() -> bool:
-        wanted = [instances(host, "munge")["munge"], f"{key}  /etc/munge/munge.key"]
-        return host.run("cat %s", record).stdout.splitlines() == wanted
-
-    assert noted()
-    host.check_output("systemctl restart munge")
-    assert noted()
-    before = instances(host, "munge")
-    host.check_output("systemctl kill --signal=KILL munge; systemctl reset-failed munge; systemctl start munge")
-    assert started_anew(before, instances(host, "munge"))
-    assert noted()
-    host.check_output("systemctl stop munge")
-    assert not host.file(record).exists
-    host.check_output("systemctl start munge")
-    assert host.file("/run/gridstead/services").mode == 0o700, "the digest of a key is nobody's to read"
-
-
-def test_another_run_restarts_nothing(host: Host) -> None:
-    before = instances(host, "munge")
-    run_role(host, "munge")
-    assert not started_anew(before, instances(host, "munge"))
 
 
 def test_secrets_that_were_lost_get_the_sites_key_back(host: Host) -> None:

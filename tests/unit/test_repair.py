@@ -316,6 +316,15 @@ def test_as_many_at_once_as_the_site_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert [entry for entry in mind(site).log if entry.startswith("drain")] == ["drain compute001 compute002", "drain compute003"]
 
 
+def test_nobody_is_asked_for_anything_where_nobody_need_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--no-wait`, and no Slurm: to learn host keys takes as long as nodes take to show them."""
+    site = made(tmp_path, monkeypatch, {"name": "mind", "nodes": {"server": {"count": 1, "services": ["nfs_server"]}}})
+    mind(site).known.clear()
+    site.provision(["server001"], wait=False)
+    assert mind(site).log == ["delete server001", "create server001"]
+    assert not mind(site).known
+
+
 def test_what_was_drained_takes_jobs_again_though_the_run_was_killed(site: MindedSite) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

@@ -73,6 +73,8 @@ def apply(plan: Plan, provider: Provider, progress: Progress, *, do: Callable[[P
                 left[follower].discard(name)
                 if not left[follower]:
                     ready.append(follower)
+    if waiting and not failed:
+        raise AssertionError(f"steps that wait for each other: {', '.join(waiting)}")
     if failed:
         undone = f"not tried, because they need what failed: {', '.join(waiting)}" if waiting else None
         raise StepError("\n".join(failed.values()), hint=undone)

@@ -274,9 +274,6 @@ class Site:
         if images := self._images(plan):
             self.provider.image = images.ensure(self.progress)
         if taken := [node for node in _taken(plan) if (found := observed.of(Kind.NODE).get(node)) and found.status is Status.OK]:
-            # Without a batch system nobody is asked, and learning the keys of nodes that do not answer takes as long as a boot.
-            if controller is not None:
-                self.provider.grant_access(observed)
             self.drain(taken, repair.quiet)
         self._unmount(plan, observed)
         if plan:
@@ -349,12 +346,14 @@ class Site:
         controller = self.first_node_with("slurm_controller")
         if not batch or controller is None or controller in nodes:
             return
-        access = self.nodes().get(controller)
+        observed = self.provider.observe()
+        access = self.provider.nodes(observed).get(controller)
         if controller in quiet or access is None or not access.running:
             self.progress.say(
                 f"{controller}, Slurm's controller, does not answer: {', '.join(batch)} cannot be emptied first", style="yellow"
             )
             return
+        self.provider.grant_access(observed)
         staying = {*self._drained(), *(node for node in batch if node in known)}
         self.paths.drained.write_text("".join(f"{node}\n" for node in sorted(staying)))
         self.play(["drain.yml"], what="drain", limit=[controller], variables={"leaving": batch})

@@ -45,14 +45,14 @@ mkdir "$1/disk"
 truncate -s 16M "$1/image"
 mkfs.ext4 -q "$1/image"
 mount -o loop "$1/image" "$1/disk"
-loop=$(findmnt -n -o SOURCE "$1/disk")
 "$2" -c 'from gridstead.cluster.host import Host; from gridstead.cluster.providers.podman.engine import Podman; Podman(Host()).set_up()'
 nsenter --mount="$GRIDSTEAD_RUNTIME/ns/mnt" cat /proc/self/mountinfo >"$1/before"
 umount "$1/disk"
 nsenter --mount="$GRIDSTEAD_RUNTIME/ns/mnt" cat /proc/self/mountinfo >"$1/after"
-losetup "$loop" >"$1/loop" 2>/dev/null || true
+# By the file: a device that is free again may be somebody else's by now.
+losetup --noheadings --output NAME --associated "$1/image" >"$1/loop"
 umount "$GRIDSTEAD_RUNTIME/ns/mnt" "$GRIDSTEAD_RUNTIME/ns"
-losetup "$loop" >/dev/null 2>&1 && losetup --detach "$loop" || true
+while read -r loop; do losetup --detach "$loop"; done <"$1/loop"
 """
 
 

@@ -169,7 +169,17 @@ class Podman:
             mounts += " && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
         # A slave: what the machine unmounts goes here too, so that nothing is held that the machine believes free; what is mounted
         # here does not show there.
-        run(["unshare", f"--mount={self.namespace}", "--propagation", "slave", "sh", "-c", mounts])
+        keep = ["unshare", f"--mount={self.namespace}", "--propagation", "slave", "sh", "-c", mounts]
+        for attempt in range(5):
+            try:
+                run(keep)
+            except CommandError as error:
+                # Seen on a busy machine: the child that keeps the namespace's file was faster than its parent that makes the
+                # namespace. Nothing was kept then, and nothing holds the namespace.
+                if "ns/mnt on" not in str(error) or attempt == 4:
+                    raise
+            else:
+                break
 
     @property
     def is_set_up(self) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BATCH_JOBS, ARC_JOBS = 40, 10
 HOME = "/grid/home/grid"
 #: A job says that it begins, waits for the gate and says that it ends: it runs for as long as the test wants.
-JOB = f"echo begin $1 >>{HOME}/began; until test -e {HOME}/gate; do sleep 1; done; echo end $1 >>{HOME}/ended"
+JOB = f"echo begin $SLURM_JOB_ID >>{HOME}/began; until test -e {HOME}/gate; do sleep 1; done; echo end $SLURM_JOB_ID >>{HOME}/ended"
 
 
 def identity(frontend: Node) -> dict[str, str]:
@@ -41,12 +41,12 @@ def test_a_frontend_made_anew_goes_on_under_jobs(whole: Path) -> None:
     frontend = site.first("slurm_controller")
     slots = sum(int(node.variables["gridstead_flavor"]["cpus"]) for node in site.having("slurm_node"))
     frontend.sh(f"rm -f {HOME}/gate {HOME}/began {HOME}/ended")
-    description = f"""&(executable="/bin/sh")(arguments="-c" "set -- $SLURM_JOB_ID; {JOB}")(stdout="out")(jobname="gated")"""
+    description = f"""&(executable="/bin/sh")(arguments="-c" "{JOB}")(stdout="out")(jobname="gated")"""
     frontend.sh(
         f"cat >{HOME}/gated.xrsl <<'EOF'\n{description}\nEOF\nfor n in $(seq {ARC_JOBS}); do arcsub {HOME}/gated.xrsl; done", user="grid"
     )
     until("some of ARC's jobs to run", lambda: len(running(frontend)) >= slots // 2, seconds=120)
-    submit = f"sbatch --parsable --output=/dev/null --wrap='set -- $SLURM_JOB_ID; {JOB}'"
+    submit = f"sbatch --parsable --output=/dev/null --wrap='{JOB}'"
     frontend.sh(f"for n in $(seq {BATCH_JOBS}); do {submit}; done", user="grid")
     until("every processor to be busy", lambda: len(running(frontend)) == slots)
     began = until("all of them to say so", lambda: _lines(frontend, "began", slots))

@@ -124,7 +124,8 @@ def _device(host: Host) -> Iterator[Callable[[], Device]]:
         for try in 1 2 3 4 5; do
           loop=$(losetup --find | cut -d' ' -f1)
           test -e $loop || mknod $loop b 7 ${loop#/dev/loop}
-          if losetup $loop $2; then mknod $1/$3 b 7 ${loop#/dev/loop}; echo $loop; exit; fi
+          # What a test that was killed left there is no reason to leave a loop device behind, each time.
+          if losetup $loop $2; then rm -f $1/$3; mknod $1/$3 b 7 ${loop#/dev/loop}; echo $loop; exit; fi
         done
         exit 1
         """

@@ -5,6 +5,7 @@ On one node, and not on the one that keeps the site's munge key: another key the
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from role_support import instances, run_role, started_anew
@@ -20,7 +21,7 @@ testinfra_hosts = ["ansible://compute002"]
 def test_a_run_that_ends_between_the_key_and_the_restart_is_made_good_by_the_next(host: Host, tmp_path: Path) -> None:
     """munged has the key in memory: a new file alone changes nothing, and the next run finds the file as it should be."""
     other = tmp_path / "other.key"
-    other.write_bytes(bytes(range(128)))
+    other.write_bytes(os.urandom(128))
     before = instances(host, "munge")
     old = host.check_output("munge --no-input")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from typing import TYPE_CHECKING
 
@@ -171,7 +172,7 @@ def test_the_frontend_crashes_under_jobs(whole: Path, site: Site, frontend: Node
     assert ce.out(f"cat /grid/session/{grid_job}/out.txt") == "survived"
 
 
-def test_the_shared_file_system_is_full(site: Site, frontend: Node, log: str) -> None:
+def test_the_shared_file_system_is_full(whole: Path, site: Site, frontend: Node, log: str) -> None:
     """Whoever writes is told; no daemon ends; with room again all goes on."""
     server, ce = site.first("nfs_server"), site.first("arc_ce")
     share = next(path for path in site.variables["gridstead_shares"] if log.startswith(f"{path}/"))
@@ -194,6 +195,10 @@ def test_the_shared_file_system_is_full(site: Site, frontend: Node, log: str) ->
     job = submit_to_the_ce(ce, "echo room", f"{log}/arc")
     done_on_the_ce(ce, job)
     assert ce.out(f"cat /grid/session/{job}/out.txt") == "room"
+    # ARC, which could not make a session directory, took their parent for its user alone. `up` sees that and puts it right.
+    changed = json.loads(cluster("--site", whole, "up", "--no-verify", "--json").stdout)["tasks_changed"]
+    assert changed in ([], [f"{server.name}: nfs_server : Make the shared directories, homes and markers"])
+    assert server.out("stat --format=%a /grid/session") == "755"
 
 
 @pytest.fixture(name="little_room")

@@ -10,6 +10,10 @@ from role_support import instances, run_role, started_anew
 testinfra_hosts = ["ansible://arc_ce"]
 
 SUBMIT = "arcsub -C file://localhost -T internal -Q NONE --no-delegation"
+#: As in converge.yml.
+OPTIONS = {
+    "arc_ce_arc_conf_extra": {"arex": {"defaultttl": 259200, "mail": None}, "queue:main": {"comment": ["first line", "second line"]}},
+}
 UNITS = [("arc-ce", "grid", "/etc/arc.conf"), ("arc-ce-alice", "alice", "/etc/arc-alice.conf")]
 
 
@@ -67,13 +71,17 @@ def test_logs_are_rotated_and_written_on(host: Host) -> None:
 
 
 def test_a_run_that_ends_between_the_configuration_and_the_restart_is_made_good_by_the_next(host: Host) -> None:
-    changed = {"arc_ce_site": "another-name"}
+    changed = {**OPTIONS, "arc_ce_site": "another-name"}
     before = instances(host, "arc-ce", "munge")
-    run_role(host, "arc_ce", changed, cut_off=True)
-    run_role(host, "arc_ce", changed)
-    assert started_anew(before, instances(host, "arc-ce", "munge")) == {"arc-ce"}
-    assert "admindomain_name=another-name" in host.check_output("cat /etc/arc.conf")
-    assert "changed=0 " in run_role(host, "arc_ce", changed)
+    try:
+        run_role(host, "arc_ce", changed, cut_off=True)
+        assert "admindomain_name=another-name" in host.check_output("cat /etc/arc.conf")
+        assert not started_anew(before, instances(host, "arc-ce", "munge")), "it was cut off"
+        run_role(host, "arc_ce", changed)
+        assert started_anew(before, instances(host, "arc-ce", "munge")) == {"arc-ce"}
+        assert "changed=0 " in run_role(host, "arc_ce", changed)
+    finally:
+        run_role(host, "arc_ce", OPTIONS)
 
 
 @pytest.mark.parametrize(("user", "config"), [words[1:] for words in UNITS])

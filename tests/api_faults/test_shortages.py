@@ -14,6 +14,7 @@ import yaml
 
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, StepError
+from gridstead.cluster.images import images_for
 from project import inventory, looked_at
 from support import CLUSTER, cluster, standing_still
 
@@ -149,11 +150,12 @@ def test_a_flavor_that_goes_between_plan_and_apply(inner: Path, admin: Any, memb
 
 
 def test_an_image_that_goes_between_plan_and_apply(inner: Path, admin: Any, member: Any) -> None:
-    admin.image.create_image(name="fleeting", data=bytes(2**20), disk_format="raw", container_format="bare", visibility="public")
+    made = admin.image.create_image(name="fleeting", data=bytes(2**20), disk_format="raw", container_format="bare", visibility="public")
     inner.write_text(inner.read_text().replace("image: {name: fake}", "image: {name: fleeting}"))
     site, plan = looked_at(inner)
+    site.provider.image = images_for(site.spec, site.provider).ensure(site.progress)
     admin.image.delete_image(admin.image.find_image("fleeting"))
-    with pytest.raises(StepError, match="create node server001: no image 'fleeting'"):
+    with pytest.raises(StepError, match=f"create node server001: no image '{made.id}'"):
         apply(plan, site.provider, site.progress)
     assert list(member.compute.servers()) == []
     # The same run again names what is missing, before anything.

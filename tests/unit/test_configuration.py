@@ -177,8 +177,8 @@ def test_a_file_that_goes_meanwhile_is_no_error(paths: SitePaths, monkeypatch: p
     directory = paths.spec.parent / "group_vars"
     directory.mkdir()
     (directory / "all.yml").write_text("x: 1\n")
-    before, below = inputs(paths), configuration._below
-    monkeypatch.setattr(configuration, "_below", lambda where: [*below(where), *([where / "gone"] if where.name == "group_vars" else [])])
+    before, below = inputs(paths), configuration.below
+    monkeypatch.setattr(configuration, "below", lambda where: [*below(where), *([where / "gone"] if where.name == "group_vars" else [])])
     assert changed(before, inputs(paths)) == {}
 
 

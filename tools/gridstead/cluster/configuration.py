@@ -18,6 +18,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from gridstead.cluster.files import below, digest, of_role
 from gridstead.cluster.paths import ROOT, SitePaths
 
 #: Raised when a digest is made in another way: every node is then configured once more, and none is made anew.
@@ -30,8 +31,6 @@ _HOOKS = ("before.yml", "after.yml")
 _HOOK_TREES = ("files", "templates", "tasks", "vars")
 #: Directories beside a cluster.yml with variables of groups and hosts.
 _VARIABLES = ("group_vars", "host_vars")
-#: What a role holds that no node is configured from.
-_ASIDE = frozenset({"molecule", "tests", "__pycache__", ".ansible"})
 #: Python packages of the kit that a role takes to the nodes.
 _CARRIED = {"gridstead_package": ("cvmfs", "pki")}
 _ALL = "all"
@@ -156,29 +155,12 @@ def selected(paths: SitePaths, groups: Mapping[str, Iterable[str]], todo: Mappin
 # -- the files ---------------------------------------------------------------------------------------------------------
 
 
-def _sum(files: Iterable[Path], base: Path) -> str:
-    """A digest of files: of their names below a directory and of what is in them. One that goes meanwhile is not there."""
-    summed = hashlib.sha256()
-    for path in sorted(files):
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
-            continue
-        summed.update(f"{path.relative_to(base)}\0".encode() + hashlib.sha256(content).digest())
-    return summed.hexdigest()
-
-
 def _text(path: Path) -> str:
     """What is in a file; nothing when it goes meanwhile."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, IsADirectoryError):
         return ""
-
-
-def _below(directory: Path) -> list[Path]:
-    """The files below a directory; none when there is no such directory."""
-    return [path for path in directory.rglob("*") if path.is_file()] if directory.is_dir() else []
 
 
 @dataclass(frozen=True)
@@ -200,7 +182,7 @@ def role_files(name: str, roles: Path = ROOT / "roles") -> RoleFiles:
     closure, waiting, files, texts = {name}, [name], [], []
     while waiting:
         role = waiting.pop()
-        own = [path for path in _below(roles / role) if not _ASIDE & set(path.relative_to(roles).parts) and path.suffix != ".md"]
+        own = of_role(roles / role)
         files += own
         # What a role declares in its meta/ it does not therefore use.
         said = "\n".join(_text(path) for path in own if path.suffix in (".yml", ".j2") and path.parent.name != "meta")
@@ -214,8 +196,8 @@ def role_files(name: str, roles: Path = ROOT / "roles") -> RoleFiles:
     # Of the collection's modules and filters, those that they name.
     plugins = [path for plugin in set(_PLUGIN.findall("\n".join(texts))) for path in (roles.parent / "plugins").glob(f"*/{plugin}.py")]
     carried = [ROOT / "tools" / "gridstead" / part for role in closure for part in _CARRIED.get(role, ())]
-    code = [path for directory in carried for path in _below(directory) if path.suffix == ".py"]
-    return RoleFiles(_sum([*files, *plugins], roles.parent) + _sum(code, ROOT), "\n".join(texts))
+    code = [path for directory in carried for path in below(directory) if path.suffix == ".py"]
+    return RoleFiles(digest([*files, *plugins], roles.parent) + digest(code, ROOT), "\n".join(texts))
 
 
 _PLUGIN = re.compile(r"\bgridstead\.site\.(\w+)")
@@ -238,10 +220,10 @@ class SiteFiles:
         named = [base / word for word in set(re.findall(r"[\w./-]+", text)) if word.strip("./")]
         self.hooks = [*hooks, *(path for path in named if path.is_file() and path.is_relative_to(base))]
         if hooks:
-            self.hooks += [path for tree in _HOOK_TREES for path in _below(base / tree)]
+            self.hooks += [path for tree in _HOOK_TREES for path in below(base / tree)]
         self.variables: dict[str, list[Path]] = {}
         for directory in _VARIABLES:
-            for path in _below(base / directory):
+            for path in below(base / directory):
                 # group_vars/NAME, group_vars/NAME.yml or group_vars/NAME/any.yml
                 top = path.relative_to(base / directory).parts[0]
                 self.variables.setdefault(top if (base / directory / top).is_dir() else Path(top).stem, []).append(path)
@@ -253,11 +235,11 @@ class SiteFiles:
 
     def hooks_digest(self) -> str:
         """A digest of the hooks; empty when there are none."""
-        return _sum(set(self.hooks), self.base) if self.hooks else ""
+        return digest(set(self.hooks), self.base) if self.hooks else ""
 
     def variables_digest(self, names: Iterable[str]) -> str:
         """A digest of the variables that groups and hosts of these names have."""
-        return _sum({path for name in {_ALL, *names} for path in self.variables.get(name, ())}, self.base)
+        return digest({path for name in {_ALL, *names} for path in self.variables.get(name, ())}, self.base)
 
 
 # -- the nodes ---------------------------------------------------------------------------------------------------------
@@ -313,7 +295,7 @@ def inputs(paths: SitePaths, listing: Mapping[str, Any]) -> dict[str, dict[str, 
         for node, variables in listing["_meta"]["hostvars"].items()
     }
     world = {node: [groups[node], own[node]] for node in own} if site.worldly else None
-    secrets = _sum([path for path in _below(paths.secrets) if not path.name.startswith("id_")], paths.secrets)
+    secrets = digest([path for path in below(paths.secrets) if not path.name.startswith("id_")], paths.secrets)
     found: dict[str, dict[str, str]] = {}
     for node, mine in groups.items():
         found[node] = {}

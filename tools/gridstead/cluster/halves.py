@@ -10,16 +10,15 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gridstead.cluster.files import digest, of_role
 from gridstead.cluster.paths import ROOT
 
 #: What a node is to its roles from the start; install halves follow it, and nothing else that differs from node to node.
 VARIABLES = ("gridstead_container", "gridstead_share")
-#: What a role holds that no node is made from.
-_ASIDE = frozenset({"molecule", "tests", "__pycache__", ".ansible"})
 #: Where a role's entry points lie. Of these files an install half uses what it names; of all others, anything.
 _TASKS = "tasks"
 #: A task file, and a role, whose name only the run can tell.
@@ -27,13 +26,6 @@ _COMPUTED_FILE = re.compile(r"_tasks:(?:[^\n]*\{\{|\s*[>|])|\bfile:[^\n]*\{\{|ta
 _COMPUTED_ROLE = re.compile(r"_role:[^\n]*\n?(?:[^\n]*\n){0,3}?\s*name:[^\n]*\{\{")
 #: What calls another role, or has it come first.
 _CALLS = re.compile(r"_role:|^\s*-\s+role:", re.MULTILINE)
-
-
-def _files(role: Path) -> list[Path]:
-    """All that a role consists of and a node may be made from, in order."""
-    return sorted(
-        path for path in role.rglob("*") if path.is_file() and not _ASIDE & set(path.relative_to(role).parts) and path.name != "README.md"
-    )
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -56,7 +48,7 @@ def used_files(role: Path, roles: Path) -> list[Path]:
         role: its directory.
         roles: the directory of all roles.
     """
-    files = _files(role)
+    files = of_role(role)
     tasks = {path for path in files if path.relative_to(role).parts[0] == _TASKS}
     used: set[Path] = set()
     waiting = [role / _TASKS / "install.yml"]
@@ -73,7 +65,7 @@ def used_files(role: Path, roles: Path) -> list[Path]:
     if _CALLS.search(text):
         every = _COMPUTED_ROLE.search(text) is not None
         called = [one for one in sorted(roles.iterdir()) if one.is_dir() and one != role and (every or _mentions(text, one.name))]
-    return [*(path for path in files if path in used or path not in tasks), *(path for one in called for path in _files(one))]
+    return [*(path for path in files if path in used or path not in tasks), *(path for one in called for path in of_role(one))]
 
 
 @functools.cache
@@ -83,14 +75,6 @@ def _digests(roles: Path) -> dict[str, str]:
         if (role / _TASKS / "install.yml").is_file():
             found[role.name] = digest(used_files(role, roles), roles)
     return found
-
-
-def digest(files: Iterable[Path], base: Path) -> str:
-    """A digest of files: of their names below a directory and all that is in them."""
-    summed = hashlib.sha256()
-    for path in files:
-        summed.update(f"{path.relative_to(base)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return summed.hexdigest()
 
 
 def current(variables: Mapping[str, Any], roles: Path = ROOT / "roles") -> dict[str, str]:

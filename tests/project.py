@@ -52,7 +52,7 @@ WHOLE = {
     "volumes": 3,
 }
 #: And that of the inner one.
-INNER_WHOLE = {**WHOLE, "routers": 0, "floating addresses": 0}
+INNER_WHOLE = {**WHOLE, "routers": 0, "floating addresses": 0, "security groups": 1}
 
 
 def more(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, int]:

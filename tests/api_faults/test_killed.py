@@ -50,5 +50,10 @@ def test_down_without_the_state_directory(inner: Path, member: Any, tmp_path: Pa
     nodes = json.loads(cluster("inventory", "--site", inner).stdout)["_meta"]["hostvars"]
     assert set(nodes) == {"server001", "worker001", "worker002"}
     shutil.rmtree(state, ignore_errors=True)
-    cluster("down", "--site", inner, "--volumes", "--yes")
+    made = inventory(member)
+    refused = cluster("down", "--site", inner, "--volumes", "--yes", check=False)
+    assert refused.returncode == 2
+    assert "--adopt" in refused.stderr
+    assert inventory(member) == made
+    cluster("down", "--site", inner, "--volumes", "--yes", "--adopt")
     assert inventory(member) == before

@@ -193,7 +193,7 @@ class Site:
             raise InputError(
                 f"a cluster {self.spec.name} is there and {whose}; this is {mine or 'a new one'}",
                 hint=f"if it is yours (its state directory was deleted, or is on another machine): tools/cluster up{self.paths.option}"
-                " --adopt; if not, give this one another name in cluster.yml",
+                " --adopt takes it over, down --adopt takes it away; if not, give this one another name in cluster.yml",
             )
         return bool(owners - {mine or None})
 

@@ -301,8 +301,12 @@ def test_a_busy_mount_can_be_restarted(host: Host, user: str) -> None:
         host.run(f"systemctl stop busy-{user}")
 
 
-#: As in converge.yml: these stand in default.local, which all clients read.
-SETTINGS = {"cvmfs_client_environment": {"GRID_ARCH": "aarch64 with a space"}, "cvmfs_client_settings": {"CVMFS_TIMEOUT_DIRECT": 3}}
+#: As in converge.yml: where the stratum 0 listens, and what stands in default.local, which all clients read.
+SETTINGS = {
+    "cvmfs_stratum0_listen": "8001",
+    "cvmfs_client_environment": {"GRID_ARCH": "aarch64 with a space"},
+    "cvmfs_client_settings": {"CVMFS_TIMEOUT_DIRECT": 3},
+}
 
 
 def test_only_the_client_whose_settings_changed_is_restarted(host: Host, server: Host) -> None:

@@ -1,13 +1,10 @@
 """The cluster's key is in place on all hosts, and a credential made on one is good on the other."""
 
-import os
 from pathlib import Path
 
 import pytest
 import testinfra
 from testinfra.host import Host
-
-from role_support import instances, run_role
 
 testinfra_hosts = ["ansible://slurm_controller", "ansible://slurm_node"]
 
@@ -74,19 +71,3 @@ def test_credential_of_another_host(host: Host, other: str) -> None:
         issuer = testinfra.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory)
         credential = issuer.check_output("munge --no-input")
         assert "Success (0)" in host.check_output("echo %s | unmunge", credential).splitlines()[0]
-
-
-def test_secrets_that_were_lost_get_the_sites_key_back(host: Host) -> None:
-    variables = host.backend.get_variables()
-    if "slurm_controller" not in variables["group_names"]:
-        pytest.skip("another host keeps the key")
-    secret = Path(variables["gridstead_secrets"], "munge.key")
-    key, before = secret.read_bytes(), instances(host, "munge")
-    try:
-        secret.write_bytes(os.urandom(128))
-        run_role(host, "munge")
-        assert secret.read_bytes() == key
-    finally:
-        secret.write_bytes(key)
-    assert host.file("/etc/munge/munge.key").content == key
-    assert instances(host, "munge") == before

@@ -170,13 +170,16 @@ class Podman:
         # A slave: what the machine unmounts goes here too, so that nothing is held that the machine believes free; what is mounted
         # here does not show there.
         keep = ["unshare", f"--mount={self.namespace}", "--propagation", "slave", "sh", "-c", mounts]
-        for attempt in range(5):
+        # The kernel keeps a namespace's file only in an older namespace, by their numbers; newer kernels (seen: 6.18) give each
+        # processor numbers of its own. So in a namespace that is not the machine's first (a container, unshare) the next one may
+        # count as older. Numbers of one processor grow: on the one where this namespace was made, it works. Nothing is kept and
+        # nothing holds the namespace where it does not.
+        processors = sorted(os.sched_getaffinity(0))
+        for processor in processors:
             try:
-                run(keep)
+                run(["taskset", "--cpu-list", str(processor), *keep])
             except CommandError as error:
-                # Seen on a busy machine: the child that keeps the namespace's file was faster than its parent that makes the
-                # namespace. Nothing was kept then, and nothing holds the namespace.
-                if "ns/mnt on" not in str(error) or attempt == 4:
+                if "ns/mnt on" not in str(error) or processor == processors[-1]:
                     raise
             else:
                 break

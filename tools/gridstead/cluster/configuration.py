@@ -18,6 +18,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from gridstead.cluster import halves
 from gridstead.cluster.files import below, digest, of_role
 from gridstead.cluster.paths import ROOT, SitePaths
 
@@ -150,6 +151,17 @@ def selected(paths: SitePaths, groups: Mapping[str, Iterable[str]], todo: Mappin
         if hosts:
             kept.append({**play.content, "hosts": hosts})
     return kept
+
+
+def unbaked(listing: Mapping[str, Any], todo: Mapping[str, Iterable[str]]) -> bool:
+    """Whether a node is to get the install half of a role: its image has another or none.
+
+    Args:
+        listing: the inventory.
+        todo: each node's roles that have something to do.
+    """
+    known = set(halves.current({}))
+    return any(known.intersection(roles).difference(listing["_meta"]["hostvars"][node]["gridstead_baked"]) for node, roles in todo.items())
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------

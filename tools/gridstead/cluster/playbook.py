@@ -82,7 +82,7 @@ def environment(paths: SitePaths, events: int | None = None) -> dict[str, str]:
     if chosen.startswith("mitogen") and (mitogen := find_spec("ansible_mitogen")) and mitogen.submodule_search_locations:
         settings["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(mitogen.submodule_search_locations[0]) / "plugins" / "strategy")
     if events is not None:
-        settings |= {"ANSIBLE_CALLBACKS_ENABLED": "gridstead_events", "GRIDSTEAD_EVENTS": str(events)}
+        settings |= {"ANSIBLE_CALLBACKS_ENABLED": "gridstead_events,gridstead_preload", "GRIDSTEAD_EVENTS": str(events)}
     return {**os.environ, **settings}
 
 
@@ -109,6 +109,7 @@ def play(
     *,
     what: str,
     limit: Sequence[str] = (),
+    skip: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
 ) -> Recap:
     """Run playbooks on a site.
@@ -119,6 +120,7 @@ def play(
         progress: told of every task.
         what: the run's name, for progress and the log file.
         limit: hosts or groups to keep to.
+        skip: tags to leave out.
         variables: extra variables; no secrets, they are on the command line.
 
     Returns:
@@ -133,6 +135,8 @@ def play(
     argv += [str(ROOT / "playbooks" / name) for name in playbooks]
     if limit:
         argv += ["--limit", ",".join(limit)]
+    if skip:
+        argv += ["--skip-tags", ",".join(skip)]
     if variables:
         argv += ["--extra-vars", json.dumps(dict(variables))]
     recap, began = Recap(log=log), time.monotonic()

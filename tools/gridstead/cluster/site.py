@@ -382,10 +382,16 @@ class Site:
     # -- the whole site --------------------------------------------------------------------------------------------
 
     def play(
-        self, playbooks: Sequence[str | Path], *, what: str, limit: Sequence[str] = (), variables: dict[str, Any] | None = None
+        self,
+        playbooks: Sequence[str | Path],
+        *,
+        what: str,
+        limit: Sequence[str] = (),
+        skip: Sequence[str] = (),
+        variables: dict[str, Any] | None = None,
     ) -> playbook.Recap:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
-        return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
+        return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, skip=skip, variables=variables)
 
     def up(
         self,
@@ -445,7 +451,9 @@ class Site:
         if todo:
             self.paths.checked.unlink(missing_ok=True)
             chosen = playbook.write(self.paths, configuration.selected(self.paths, groups, todo))
-            outcome.changed += self.play([chosen], what="configure").changed
+            # Where the images hold all install halves that are left out there, Ansible need not look at them host by host.
+            skip = [] if configuration.unbaked(listing, todo) else ["unbaked"]
+            outcome.changed += self.play([chosen], what="configure", skip=skip).changed
             configured = {node: present[node] for node in todo}
             if filesystems.remember(self.paths, self.provider, configured):
                 # It is in the inventory from now on, and nodes are to be sealed as the next run will find them.

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.executor.stats import AggregateStats
 from ansible.executor.task_result import CallbackTaskResult
+from ansible.playbook.play import Play
 from ansible.playbook.task import Task
 from ansible.plugins.callback import CallbackBase
 
@@ -19,6 +20,7 @@ short_description: Task events as JSON lines
 description:
   - Writes what starts, what changed, what failed and the final counters to the file descriptor that the environment
     variable E(GRIDSTEAD_EVENTS) names. C(tools/cluster) reads it to show progress and failures.
+  - At the start of each play it waits for a line from the file descriptor that E(GRIDSTEAD_GATE) names; at its end, Ansible ends.
 requirements:
   - needs enabling, which C(tools/cluster) does
 """
@@ -35,18 +37,27 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
     def __init__(self) -> None:
         super().__init__()
         self._began: dict[tuple[str, str], float] = {}
-        descriptor = os.environ.get("GRIDSTEAD_EVENTS")
-        self._stream = None
-        if descriptor is None:
+        events, gate = os.environ.get("GRIDSTEAD_EVENTS"), os.environ.get("GRIDSTEAD_GATE")
+        self._stream = self._gate = None
+        if events is None or gate is None:
             self.disabled = True
             return
-        # A background ssh must not inherit it: the reader would wait for that to end.
-        os.set_inheritable(int(descriptor), False)
-        self._stream = os.fdopen(int(descriptor), "w", buffering=1)
+        # A background ssh must not inherit them: the reader would wait for that to end.
+        for descriptor in (events, gate):
+            os.set_inheritable(int(descriptor), False)
+        self._stream = os.fdopen(int(events), "w", buffering=1)
+        self._gate = os.fdopen(int(gate))
 
     def _emit(self, event: str, **data: Any) -> None:
         if self._stream is not None:
             self._stream.write(json.dumps({"event": event, **data}) + "\n")
+
+    def v2_playbook_on_play_start(self, play: Play) -> None:
+        """A play is about to start: as soon as the reader says so, or never."""
+        self._emit("play", play=play.get_name())
+        if self._gate is not None and not self._gate.readline():
+            # Ansible takes other exceptions of a callback for a warning.
+            raise KeyboardInterrupt
 
     def v2_playbook_on_task_start(self, task: Task, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible passes it by name
         """A task starts."""

@@ -96,7 +96,7 @@ class Play:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that it runs."""
-        return tuple(role if isinstance(role, str) else role.get("role") or role["name"] for role in self.content.get("roles", ()))
+        return roles_of(self.content)
 
     def on(self, groups: Iterable[str]) -> bool:
         """Whether it runs on a node of these groups: Ansible's patterns ``a:b``, ``a:&b`` and ``a:!b``."""
@@ -104,6 +104,16 @@ class Play:
         words = re.split(r"[:,]", self.content["hosts"])
         within = any(word in mine for word in words if word[0] not in "&!")
         return within and all((word[1:] in mine) is (word[0] == "&") for word in words if word[0] in "&!")
+
+
+def roles_of(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """The roles that a play runs, as it is written in a playbook."""
+    return tuple(role if isinstance(role, str) else role.get("role") or role["name"] for role in content.get("roles", ()))
+
+
+def is_hook(content: Mapping[str, Any]) -> bool:
+    """Whether a play is one that runs the site's own tasks."""
+    return any(play.content["name"] == content["name"] for play in plays() if play.file.name in _HOOKS)
 
 
 @cache

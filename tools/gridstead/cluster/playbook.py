@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gridstead.cluster.configuration import yaml
 from gridstead.cluster.errors import GridsteadError
@@ -57,12 +58,13 @@ def strategy() -> str:
     return "mitogen_linear" if find_spec("ansible_mitogen") else "linear"
 
 
-def environment(paths: SitePaths, events: int | None = None) -> dict[str, str]:
+def environment(paths: SitePaths, descriptors: tuple[int, int] | None = None) -> dict[str, str]:
     """The environment for Ansible's programs.
 
     Args:
         paths: the site.
-        events: the file descriptor to which the event callback writes, or None for no events.
+        descriptors: the file descriptor to which the event callback writes and the one from which it reads that a play may begin, or
+            None for no events.
     """
     settings = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -81,13 +83,19 @@ def environment(paths: SitePaths, events: int | None = None) -> dict[str, str]:
     settings["ANSIBLE_STRATEGY"] = chosen
     if chosen.startswith("mitogen") and (mitogen := find_spec("ansible_mitogen")) and mitogen.submodule_search_locations:
         settings["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(mitogen.submodule_search_locations[0]) / "plugins" / "strategy")
-    if events is not None:
-        settings |= {"ANSIBLE_CALLBACKS_ENABLED": "gridstead_events,gridstead_preload", "GRIDSTEAD_EVENTS": str(events)}
+    if descriptors is not None:
+        events, gate = map(str, descriptors)
+        settings |= {"ANSIBLE_CALLBACKS_ENABLED": "gridstead_events,gridstead_preload", "GRIDSTEAD_EVENTS": events, "GRIDSTEAD_GATE": gate}
     return {**os.environ, **settings}
 
 
-def write(paths: SitePaths, plays: Sequence[Mapping[str, Any]]) -> Path:
+def write(paths: SitePaths, plays: Sequence[Mapping[str, Any]], name: str = "site") -> Path:
     """Write plays as a playbook of the site's own, which finds the roles where those of the checkout do.
+
+    Args:
+        paths: the site.
+        plays: the plays.
+        name: the playbook's.
 
     Returns:
         The file.
@@ -97,7 +105,7 @@ def write(paths: SitePaths, plays: Sequence[Mapping[str, Any]]) -> Path:
     if not roles.is_symlink() or roles.readlink() != ROOT / "roles":
         roles.unlink(missing_ok=True)
         roles.symlink_to(ROOT / "roles")
-    file = directory / "site.yml"
+    file = directory / f"{name}.yml"
     yaml().dump([dict(play) for play in plays], file)
     return file
 
@@ -129,52 +137,97 @@ def play(
     Raises:
         PlaybookError: a task failed or a host could not be reached.
     """
-    _forget_old(paths)
-    log = paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{what.replace(' ', '-')}.log"
-    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(paths.spec)]
-    argv += [str(ROOT / "playbooks" / name) for name in playbooks]
-    if limit:
-        argv += ["--limit", ",".join(limit)]
-    if skip:
-        argv += ["--skip-tags", ",".join(skip)]
-    if variables:
-        argv += ["--extra-vars", json.dumps(dict(variables))]
-    recap, began = Recap(log=log), time.monotonic()
-    reading, writing = os.pipe()
-    with log.open("w") as output, os.fdopen(reading) as events:
-        log.chmod(0o600)
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment(paths, writing),
-                pass_fds=[writing],
-                cwd=ROOT,
-            )
-        finally:
-            os.close(writing)
-        token = progress.start(what, "starting Ansible")
+    return Run(playbooks, paths, progress, what=what, limit=limit, skip=skip, variables=variables)()
+
+
+class Run:
+    """One run of Ansible.
+
+    Args:
+        playbooks, paths, progress, what, limit, skip, variables: as of :func:`play`.
+        at_play: asked at the start of each play, with its name, when it may begin; a run that may not go on ends there.
+    """
+
+    def __init__(
+        self,
+        playbooks: Sequence[str | Path],
+        paths: SitePaths,
+        progress: Progress,
+        *,
+        what: str,
+        limit: Sequence[str] = (),
+        skip: Sequence[str] = (),
+        variables: Mapping[str, Any] | None = None,
+        at_play: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.paths, self.progress, self.what, self.at_play = paths, progress, what, at_play
+        self.log = paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{what.replace(' ', '-')}.log"
+        self.argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(paths.spec)]
+        self.argv += [str(ROOT / "playbooks" / name) for name in playbooks]
+        if limit:
+            self.argv += ["--limit", ",".join(limit)]
+        if skip:
+            self.argv += ["--skip-tags", ",".join(skip)]
+        if variables:
+            self.argv += ["--extra-vars", json.dumps(dict(variables))]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> Recap:
+        """Run it to its end; returns and raises as :func:`play`."""
+        _forget_old(self.paths)
+        recap, began = Recap(log=self.log), time.monotonic()
+        reading, writing = os.pipe()
+        wait, go = os.pipe()
+        with self.log.open("w") as output, os.fdopen(reading) as events, os.fdopen(go, "wb", buffering=0) as gate:
+            self.log.chmod(0o600)
+            try:
+                self._process = subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment(self.paths, (writing, wait)),
+                    pass_fds=[writing, wait],
+                    cwd=ROOT,
+                )
+            finally:
+                os.close(writing)
+                os.close(wait)
+            try:
+                self._follow(events, gate, recap)
+                status = self._process.wait()
+            except BaseException:
+                self.end()
+                raise
+        recap.seconds = time.monotonic() - began
+        if status:
+            raise PlaybookError(_message(recap, self.log, self.what), hint=f"the whole log: {self.log}")
+        return recap
+
+    def end(self) -> None:
+        """End it before its time, and wait until it has."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def _follow(self, events: Iterable[str], gate: BinaryIO, recap: Recap) -> None:
+        token = self.progress.start(self.what, "starting Ansible")
         try:
             for line in events:
                 event = json.loads(line)
                 if event["event"] == "task":
-                    progress.end(token)
-                    token = progress.start(what, event["task"])
+                    self.progress.end(token)
+                    token = self.progress.start(self.what, event["task"])
+                elif event["event"] == "play":
+                    if self.at_play is not None and not self.at_play(event["play"]):
+                        gate.close()
+                        continue
+                    with suppress(BrokenPipeError):  # it has ended meanwhile
+                        gate.write(b"\n")
                 else:
-                    _take(event, recap, progress)
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+                    _take(event, recap, self.progress)
         finally:
-            progress.end(token)
-    recap.seconds = time.monotonic() - began
-    if status:
-        raise PlaybookError(_message(recap, log, what), hint=f"the whole log: {log}")
-    return recap
+            self.progress.end(token)
 
 
 def _forget_old(paths: SitePaths) -> None:

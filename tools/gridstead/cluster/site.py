@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import configuration, filesystems, inventory, playbook, reach, seal, secrets, spec_file
+from gridstead.cluster import configuration, filesystems, inventory, lanes, playbook, reach, seal, secrets, spec_file
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -382,16 +382,10 @@ class Site:
     # -- the whole site --------------------------------------------------------------------------------------------
 
     def play(
-        self,
-        playbooks: Sequence[str | Path],
-        *,
-        what: str,
-        limit: Sequence[str] = (),
-        skip: Sequence[str] = (),
-        variables: dict[str, Any] | None = None,
+        self, playbooks: Sequence[str | Path], *, what: str, limit: Sequence[str] = (), variables: dict[str, Any] | None = None
     ) -> playbook.Recap:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
-        return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, skip=skip, variables=variables)
+        return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
 
     def up(
         self,
@@ -450,10 +444,11 @@ class Site:
             self.progress.say(f"{node}: {verdict}", style="dim")
         if todo:
             self.paths.checked.unlink(missing_ok=True)
-            chosen = playbook.write(self.paths, configuration.selected(self.paths, groups, todo))
+            plays = configuration.selected(self.paths, groups, todo)
+            shared = lanes.share_out(plays, groups, len(os.sched_getaffinity(0)))
             # Where the images hold all install halves that are left out there, Ansible need not look at them host by host.
             skip = [] if configuration.unbaked(listing, todo) else ["unbaked"]
-            outcome.changed += self.play([chosen], what="configure", skip=skip).changed
+            outcome.changed += lanes.run(shared, self.paths, self.progress, what="configure", skip=skip).changed
             configured = {node: present[node] for node in todo}
             if filesystems.remember(self.paths, self.provider, configured):
                 # It is in the inventory from now on, and nodes are to be sealed as the next run will find them.

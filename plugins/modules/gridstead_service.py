@@ -63,6 +63,7 @@ DROPIN = "gridstead-started.conf"
 #: What stands in a line of systemd, in a shell's word and in sha256sum's output as it is.
 PLAIN = re.compile(r"/[A-Za-z0-9_@.,:+/-]+")
 PROPERTIES = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,InvocationID,InactiveExitTimestamp"
+ENABLED = ("enabled", "static", "generated", "alias")
 UP = ("active", "reloading", "refreshing")
 
 
@@ -218,8 +219,19 @@ class Keeper:
             if not self.pretend:
                 self.systemctl("daemon-reload")
                 seen = self.systemctl.show(names)
+        if not self.pretend:
+            for name in names:
+                if seen[name]["LoadState"] in ("not-found", "masked", "bad-setting", "error"):
+                    raise ServiceError(f"unit {name} cannot run: systemd says {seen[name]['LoadState']}")
+        self._enable([unit.name for unit in self.units if unit.enabled and seen[unit.name]["UnitFileState"] not in ENABLED])
         for unit in self.units:
             self._see_to(unit, seen[unit.name])
+
+    def _enable(self, names: list[str]) -> None:
+        """Have units started at boot, all by one call: systemd loads all units again after each."""
+        self.actions += [f"{name}: enabled" for name in names]
+        if names and not self.pretend:
+            self.systemctl("enable", *names)
 
     def _place(self, unit: Unit) -> bool:
         """Put the drop-in in place; True when it was another one."""
@@ -241,19 +253,12 @@ class Keeper:
         return True
 
     def _see_to(self, unit: Unit, state: dict[str, str]) -> None:
-        if state["LoadState"] in ("not-found", "masked", "bad-setting", "error") and not self.pretend:
-            raise ServiceError(f"unit {unit.name} cannot run: systemd says {state['LoadState']}")
-        if unit.enabled and state["UnitFileState"] not in ("enabled", "static", "generated", "alias"):
-            self.actions.append(f"{unit.name}: enabled")
-            if not self.pretend:
-                self.systemctl("enable", unit.name)
         if state["ActiveState"] not in UP:
             self.actions.append(f"{unit.name}: started")
             if self.pretend:
                 return
             # One that is just being started by somebody else may have read the files before they changed: looked at below.
-            self._start(unit, "start")
-            state = self.systemctl.show([unit.name])[unit.name]
+            state = self._start(unit, "start")
         if unit.files:
             self._bring_up_to_date(unit, state)
 
@@ -264,8 +269,7 @@ class Keeper:
         if different := differing(unit.restart_on, noted, now, began):
             self.actions.append(f"{unit.name}: restarted, as it ran with another {', '.join(different)}")
             if not self.pretend:
-                self._start(unit, "restart")
-                state = self.systemctl.show([unit.name])[unit.name]
+                state = self._start(unit, "restart")
                 if self._noted(unit, state) is None:
                     self._note(unit, state, now)
         elif different := differing(unit.reload_on, noted, now, began):
@@ -293,8 +297,8 @@ class Keeper:
         scratch.chmod(0o600)
         scratch.replace(RECORDS / unit.name)
 
-    def _start(self, unit: Unit, verb: str) -> None:
-        """Start or restart a unit, and see that it stays.
+    def _start(self, unit: Unit, verb: str) -> dict[str, str]:
+        """Start or restart a unit, and see that it stays; returns its properties.
 
         Raises:
             ServiceError: it did not start; with the last it said.
@@ -307,6 +311,7 @@ class Keeper:
             raise ServiceError(f"{error}\n{self._said(unit)}") from None
         if state["ActiveState"] in ("inactive", "failed"):
             raise ServiceError(f"{unit.name} did not stay up ({state['ActiveState']}, {state['SubState']}):\n{self._said(unit)}")
+        return state
 
     def _reload(self, unit: Unit) -> None:
         if not unit.reload_command:

@@ -38,7 +38,7 @@ options:
     elements: path
     default: []
   units:
-    description: The service that offers the keys, as module C(gridstead_service) takes it, with the files of B(files) among its C(reload_on).
+    description: The service that offers the keys, as module C(gridstead_service) takes it, with the keys' files and the drop-in among its C(reload_on).
     type: list
     elements: dict
     required: true
@@ -72,11 +72,11 @@ keys:
   description: The public keys that the node is to have, as type and base64.
   type: list
   elements: str
-  returned: always
+  returned: by a single step
 differs:
   description: Whether sshd is configured with others.
   type: bool
-  returned: always
+  returned: by a single step
 """
 
 #: Where sshd looks for its keys, and what says so: before whatever else names host keys, of which sshd offers the first of each kind.

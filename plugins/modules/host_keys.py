@@ -106,13 +106,21 @@ class Key(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Its kind, as in the names of files: ed25519, ecdsa, rsa."""
+        """Its kind, as in the names of files.
+
+        >>> [Key(b"", f"{type_} AAAA").kind for type_ in ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")]
+        ['ed25519', 'ecdsa', 'rsa']
+        """
         kind = self.public.partition(" ")[0].replace("ssh-", "")
         return "ecdsa" if kind.startswith("ecdsa-") else kind
 
     @property
     def name(self) -> str:
-        """Its file's name."""
+        """Its file's name.
+
+        >>> Key(b"", "ssh-ed25519 AAAA").name
+        'ssh_host_ed25519_key'
+        """
         return f"ssh_host_{self.kind}_key"
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from gridstead.cluster.providers.podman.engine import DATA
@@ -75,3 +77,42 @@ def test_what_the_operator_unmounts_is_free(tmp_path: Path) -> None:
     assert " /sys/fs/cgroup " in after
     assert " /sys/fs/cgroup/" not in after
     assert " /run/containers/networks " in after
+
+
+#: A build whose data lie on a disk that is full before the archive is on it; what is asked for before a build is not asked here.
+_SMALL_DISK = """\
+mount -t tmpfs -o size=48M,mode=711 small "$GRIDSTEAD_DATA"
+exec "$1" -c '
+import sys
+import tempfile
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.host import Host
+from gridstead.cluster.images import kitchen
+from gridstead.cluster.progress import Progress
+from gridstead.cluster.providers.podman.engine import DATA, Podman
+kitchen.check_space = lambda: None
+try:
+    with kitchen.kitchen(Podman(Host()), "trixie", Progress(quiet=True), {}, rebuild=True):
+        pass
+except GridsteadError as error:
+    print(error, file=sys.stderr)
+print(*(path.relative_to(DATA) for path in DATA.rglob("*") if not path.is_dir()))
+'
+"""
+
+
+def test_a_disk_that_is_full_while_an_image_is_built(tmp_path: Path) -> None:
+    """mmdebstrap hangs up on its process group then: no word, no exit of ours, and a directory that stayed."""
+    data = tmp_path / "data"
+    data.mkdir()
+    environment = {**os.environ, "GRIDSTEAD_DATA": str(data), "PYTHONPATH": str(ROOT / "tools")}
+    before = set(Path(tempfile.gettempdir()).glob("mmdebstrap*"))
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _SMALL_DISK, "operator", sys.executable]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False, start_new_session=True)
+    assert done.returncode == 0, done.stderr
+    first, *more = done.stderr.splitlines()
+    assert first.startswith(f"{data}: the disk was full when it came to build the node image (")
+    assert re.search(r"No space left on device.*; \d\d MiB are free now, 50\d\d MiB more are needed$", first), first
+    assert more == ["  make room, or set GRIDSTEAD_DATA to a directory on a larger disk"]
+    assert done.stdout.split() == []
+    assert set(Path(tempfile.gettempdir()).glob("mmdebstrap*")) == before

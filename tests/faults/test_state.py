@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
+from gridstead.cluster.paths import SitePaths
 from support import Node, Site, cluster, until
 
 if TYPE_CHECKING:
@@ -31,6 +33,13 @@ def identity(frontend: Node) -> dict[str, str]:
     }
 
 
+def host_keys(node: Node) -> set[str]:
+    """The host keys that a node shows to whoever connects, from outside."""
+    address = str(node.variables["ansible_host"])
+    said = subprocess.run(["ssh-keyscan", address], capture_output=True, text=True, check=False).stdout
+    return {line for line in said.splitlines() if not line.startswith("#")}
+
+
 def running(frontend: Node) -> set[str]:
     """Jobs at work, with the time at which each was started."""
     return set(frontend.out("squeue --noheader --states=running --format='%i %S'").splitlines())
@@ -51,6 +60,8 @@ def test_a_frontend_made_anew_goes_on_under_jobs(whole: Path) -> None:
     until("every processor to be busy", lambda: len(running(frontend)) == slots)
     began = until("all of them to say so", lambda: _lines(frontend, "began", slots))
     queued = until("all of ARC's jobs to be Slurm's", lambda: _queue(frontend, BATCH_JOBS + ARC_JOBS), seconds=120)
+    keys = host_keys(frontend)
+    assert keys
     before, at_work, boots = identity(frontend), running(frontend), {node.name: node.booted for node in site.nodes.values()}
 
     # No first job: it would wait for a processor.
@@ -60,6 +71,10 @@ def test_a_frontend_made_anew_goes_on_under_jobs(whole: Path) -> None:
     frontend = site.first("slurm_controller")
     assert {node.name for node in site.nodes.values() if node.booted != boots[node.name]} == {frontend.name}
     assert identity(frontend) == before
+    assert host_keys(frontend) == keys
+    known = {" ".join(line.split()[1:3]) for line in SitePaths(whole / "cluster.yml", site.name).known_hosts.read_text().splitlines()}
+    assert len(known) == len(site.nodes), "one of each node, and none of the time in between"
+    assert "nothing to do" in cluster("--site", whole, "up", "--no-verify").stdout
     until("the nodes to register", lambda: not frontend.out("sinfo --noheader --states=down,no_respond --format=%N"))
     assert running(frontend) == at_work
     assert _queue(frontend, 0) == queued

@@ -27,7 +27,10 @@ def test_it_holds_every_role_and_what_roles_use(archive: tarfile.TarFile) -> Non
     for role in (path for path in (ROOT / "roles").iterdir() if path.is_dir()):
         files = {path for path in role.rglob("*") if path.is_file() and not {"molecule", "__pycache__", ".ansible"} & set(path.parts)}
         assert {str(path.relative_to(ROOT)) for path in files} <= names
-    assert {f"plugins/{name}" for name in ("modules/block_volume.py", "action/site_check.py", "filter/gridstead_package.py")} <= names
+    assert {
+        f"plugins/{name}"
+        for name in ("modules/block_volume.py", "action/site_check.py", "action/host_keys.py", "filter/gridstead_package.py")
+    } <= names
     assert {"tools/gridstead/__init__.py", "tools/gridstead/cvmfs/__main__.py", "tools/gridstead/pki/rsa.py", "meta/runtime.yml"} <= names
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gridstead.cluster import secrets
 from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import InputError, PreflightError
 from gridstead.cluster.host import Host
@@ -312,3 +313,49 @@ def test_a_share_without_a_volume_goes_with_its_files(tmp_path: Path, monkeypatc
     assert unmounted == [["umount", "--lazy", f"{tmp_path}/clusters/x/shares/%2Fgrid"]]
     assert mine.shares() == []
     mine.delete_share("/grid")
+
+
+# -- host keys -------------------------------------------------------------------------------------------------------
+
+KEPT = "ssh-ed25519 AAAAKEPT"
+
+
+def test_a_node_is_known_by_the_key_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seed's, or one that role base put back there; whoever lost known_hosts finds out from the container."""
+    monkeypatch.setenv("GRIDSTEAD_STATE", str(tmp_path / "state"))
+    made = provider(tmp_path, monkeypatch, Engine(), nfs=True)
+    secrets.ensure(made.paths)
+    asked: list[tuple[str, ...]] = []
+    says = ""
+
+    def exec_(_: Engine, *words: str, timeout: float) -> str:
+        asked.append((*words, str(timeout)))
+        if says == "no":
+            raise CommandError(["podman", *words], 255, "container is stopping")
+        return says
+
+    monkeypatch.setattr(Engine, "__call__", exec_, raising=False)
+    observed = made.observe()
+
+    def known() -> list[str]:
+        made.grant_access(observed)
+        return made.paths.known_hosts.read_text().splitlines()
+
+    says = "no"
+    assert known() == []
+    says = ""
+    seed = secrets.public_of(made._seed("frontend001") / "ssh_host_ed25519_key")
+    assert known() == [f"10.0.0.2,frontend001,frontend001.grid.test {seed} 0123456789ab"]
+    says = f"{KEPT} root@frontend001\n"
+    before = len(asked)
+    assert KEPT not in known()[0], "whose key is known is not asked"
+    made.paths.known_hosts.unlink()
+    assert known() == [f"10.0.0.2,frontend001,frontend001.grid.test {KEPT} 0123456789ab"]
+    assert len(asked) == before + 1
+    # What a run has made itself cannot have another key than its seed's.
+    made.paths.known_hosts.unlink()
+    made._created.add("frontend001")
+    assert known() == [f"10.0.0.2,frontend001,frontend001.grid.test {seed} 0123456789ab"]
+    # A seed that was lost is another key.
+    (made._seed("frontend001") / "ssh_host_ed25519_key").unlink()
+    assert seed not in known()[0]

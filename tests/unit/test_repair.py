@@ -100,7 +100,9 @@ class Mind(Provider):
         pass
 
     def stop(self, node: str) -> None:
-        raise NotImplementedError
+        self.log.append(f"stop {node}")
+        if node in self.stuck:
+            raise GridsteadError("the cloud refuses")
 
     def console(self, _node: str, _lines: int) -> str:
         return "the console"
@@ -117,10 +119,16 @@ class MindedSite(Site):
     """A site whose playbooks are entries of the provider's log."""
 
     def play(
-        self, playbooks: Sequence[str | Path], *, what: str, limit: Sequence[str] = (), variables: dict[str, Any] | None = None
+        self,
+        playbooks: Sequence[str | Path],
+        *,
+        what: str,
+        limit: Sequence[str] = (),
+        skip: Sequence[str] = (),
+        variables: dict[str, Any] | None = None,
     ) -> Recap:
         """Note it, with the nodes that it is about."""
-        del limit
+        del limit, skip
         names = next(iter((variables or {}).values()), ())
         if what == "configure":
             names = sorted({host for play in configuration.yaml().load(Path(playbooks[0])) for host in play["hosts"]})
@@ -206,7 +214,17 @@ def test_a_node_with_state_is_left_to_the_operator_and_all_else_is_done(site: Mi
     assert mind(site).log[-1] == "create compute003", "nothing is configured while its controller does not answer"
     mind(site).log.clear()
     site.up(replace=["frontend001"])
-    assert mind(site).log[:2] == ["delete frontend001", "create frontend001"], "who is asked for is not waited for"
+    assert mind(site).log[:3] == ["stop frontend001", "delete frontend001", "create frontend001"], "who is asked for is not waited for"
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_node_with_state_comes_to_its_own_end_before_it_is_made_anew(site: MindedSite, stuck: bool) -> None:
+    """Its services write what they told their users a moment ago; one that does not shut down is what is to be replaced."""
+    mind(site).stuck = {"frontend001"} if stuck else set()
+    site.up(replace=["frontend001", "compute001"])
+    log = mind(site).log
+    assert log.index("stop frontend001") < log.index("delete frontend001")
+    assert "stop compute001" not in log, "it holds none"
 
 
 def test_what_lies_behind_a_silent_way_in_is_unknown_and_left_alone(site: MindedSite) -> None:
@@ -321,7 +339,7 @@ def test_nobody_is_asked_for_anything_where_nobody_need_answer(tmp_path: Path, m
     site = made(tmp_path, monkeypatch, {"name": "mind", "nodes": {"server": {"count": 1, "services": ["nfs_server"]}}})
     mind(site).known.clear()
     site.provision(["server001"], wait=False)
-    assert mind(site).log == ["delete server001", "create server001"]
+    assert mind(site).log == ["stop server001", "delete server001", "create server001"]
     assert not mind(site).known
 
 

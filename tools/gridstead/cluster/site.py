@@ -18,6 +18,7 @@ from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.images import images_for
 from gridstead.cluster.images.base import Images
+from gridstead.cluster.node import Node
 from gridstead.cluster.parallel import each
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.plan import Action, Held, Plan
@@ -276,6 +277,7 @@ class Site:
         if taken := [node for node in _taken(plan) if (found := observed.of(Kind.NODE).get(node)) and found.status is Status.OK]:
             self.drain(taken, repair.quiet)
         self._unmount(plan, observed)
+        self._shut_down(taken)
         if plan:
             self.paths.checked.unlink(missing_ok=True)
         apply(plan, self.provider, self.progress)
@@ -331,6 +333,21 @@ class Site:
                         f"volume {volume} cannot be taken from {node}: {done.stderr.strip() or f'exit {done.returncode}'}",
                         hint="end what uses it there, then run this again; nothing was taken away",
                     )
+
+    def _shut_down(self, nodes: Sequence[str]) -> None:
+        """Let nodes that hold state come to their own end before they are taken away.
+
+        A service tells its users of what it writes a moment later: slurmctld saves its queue every few seconds, and when it ends.
+
+        Args:
+            nodes: nodes that run and are taken away.
+        """
+        for node in nodes:
+            if Node.parse(node).kind in self.spec.nodes and self.spec.state_of(node):
+                try:
+                    self._stop_one(node)
+                except GridsteadError as error:
+                    self.progress.say(f"{node} did not shut down, and is taken away as it is: {error.message}", style="yellow")
 
     # -- Slurm -----------------------------------------------------------------------------------------------------
 

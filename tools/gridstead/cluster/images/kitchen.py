@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gridstead.cluster import halves, inventory, playbook, secrets
-from gridstead.cluster.command import run
-from gridstead.cluster.errors import GridsteadError, PreflightError
-from gridstead.cluster.images import debian_archive
+from gridstead.cluster.command import run_as_group
+from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.images import debian_archive, room
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.podman.engine import DATA, Podman
@@ -25,11 +25,17 @@ from gridstead.cluster.spec import Cluster
 
 #: Disk space to ask for before a build, bytes: rootfs archive, base layer, baked layer (or disk, raw and compressed) and package cache.
 BYTES_TO_BUILD = 5 * 2**30
+#: The same for the directory of temporary files, where mmdebstrap unpacks and installs packages.
+_BYTES_TO_UNPACK = 512 * 2**20
 #: The cluster that is up while an image is baked. No cluster.yml can have this name: its pattern knows no underscore.
 BUILDER = "image_builder"
 _NODE = "image001"
 #: Seconds in which a booted base image must answer.
 _BOOT_LIMIT = 180.0
+#: How the names of directories begin in which a base image is put together.
+_SCRATCH = "gridstead-image-"
+#: What room on the data's disk is asked for, and what to do without.
+_WHAT, _HINT = "build the node image", "make room, or set GRIDSTEAD_DATA to a directory on a larger disk"
 
 _PACKAGES = (
     # What a node is before any role: an init, a way in, and Python for Ansible.
@@ -87,7 +93,9 @@ def recipe(release: str, variables: Mapping[str, Any], *more: Any) -> str:
 
 
 def _build_base(podman: Podman, release: str, tag: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="gridstead-image-", dir=scratch_directory()) as scratch:
+    for left in scratch_directory().glob(f"{_SCRATCH}*"):  # of builds that were killed: ours is the only one now
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=scratch_directory()) as scratch:
         work = Path(scratch)
         sources, settings = debian_archive.write(work, release)
         tree = work / "tree"
@@ -110,16 +118,19 @@ def _build_base(podman: Podman, release: str, tag: str) -> None:
             # Identity comes with the node, never with the image.
             'rm -f "$1"/etc/ssh/ssh_host_*_key* "$1"/etc/machine-id "$1"/etc/resolv.conf; touch "$1"/etc/machine-id',
         ]
-        run(
-            [
-                *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={settings}"),
-                *(f"--dpkgopt={option}" for option in _DPKG),
-                f"--customize-hook=copy-in {' '.join(str(path) for path in tree.iterdir())} /",
-                *(f"--customize-hook={hook}" for hook in hooks),
-                *(release, str(archive), str(sources)),
-            ],
-            timeout=1800,
-        )
+        argv = [
+            *("mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", f"--aptopt={settings}"),
+            *(f"--dpkgopt={option}" for option in _DPKG),
+            f"--customize-hook=copy-in {' '.join(str(path) for path in tree.iterdir())} /",
+            *(f"--customize-hook={hook}" for hook in hooks),
+            *(release, str(archive), str(sources)),
+        ]
+        temporary = Path(tempfile.gettempdir())
+        told = {"what": "unpack Debian's packages", "hint": "make room, or set TMPDIR to a directory on a larger disk"}
+        room.check(temporary, _BYTES_TO_UNPACK, **told)
+        with room.watched(temporary, _BYTES_TO_UNPACK, **told, beside=work):
+            # On an error it hangs up on all of its process group.
+            run_as_group(argv, timeout=1800)
         podman("import", "--change", 'CMD ["/sbin/init"]', str(archive), tag, timeout=600)
 
 
@@ -141,13 +152,7 @@ def check_space() -> None:
     Raises:
         PreflightError: there is less.
     """
-    place = next(path for path in (DATA, *DATA.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < BYTES_TO_BUILD:
-        raise PreflightError(
-            f"{place}: {BYTES_TO_BUILD // 2**20} MiB are needed to build the node image, {free // 2**20} MiB are free",
-            hint="make room, or set GRIDSTEAD_DATA to a directory on a larger disk",
-        )
+    room.check(DATA, BYTES_TO_BUILD, what=_WHAT, hint=_HINT)
 
 
 @contextmanager
@@ -165,6 +170,15 @@ def kitchen(podman: Podman, release: str, progress: Progress, variables: Mapping
         The container's name.
     """
     check_space()
+    with (
+        room.watched(DATA, BYTES_TO_BUILD, what=_WHAT, hint=_HINT),
+        _kitchen(podman, release, progress, variables, rebuild=rebuild) as node,
+    ):
+        yield node
+
+
+@contextmanager
+def _kitchen(podman: Podman, release: str, progress: Progress, variables: Mapping[str, Any], *, rebuild: bool) -> Iterator[str]:
     base = base_tag(release)
     if rebuild or not podman.exists("image", base):
         with progress.step("build base image", release):

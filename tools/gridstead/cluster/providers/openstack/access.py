@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from gridstead.cluster.command import NOT_FOUND, CommandError, run
 from gridstead.cluster.errors import GridsteadError
+from gridstead.cluster.known_hosts import KnownHosts, public_keys
 from gridstead.cluster.paths import SitePaths
 
 #: What cloud-init writes to the console (cc_keys_to_console): the public host keys between two lines.
 _KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
-_KEY = re.compile(r"\b((?:ssh-|ecdsa-)[a-z0-9-]+) (AAAA[A-Za-z0-9+/=]+)")
 #: Enough of a console to hold all of a boot.
 CONSOLE_LINES = 2000
 #: Seconds between two looks at a console that does not show the keys yet.
@@ -28,28 +26,11 @@ _SOCKET_PATH = 90
 def keys_on_console(text: str) -> list[str]:
     """The host keys a console shows, as ``type base64``: those of the last boot that showed any."""
     blocks = _KEYS.findall(text)
-    return [f"{kind} {blob}" for kind, blob in _KEY.findall(blocks[-1])] if blocks else []
+    return public_keys(blocks[-1]) if blocks else []
 
 
-class HostKeys:
-    """The cluster's known_hosts. Every line ends with the id of the server it is of: a new server is a new host.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines: dict[str, list[str]] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            hosts, _, rest = line.partition(" ")
-            words = rest.split()
-            if len(words) == 3 and hosts:
-                self._lines.setdefault(words[2], []).append(f"{words[0]} {words[1]}")
-
-    def knows(self, server: str) -> bool:
-        """Whether a server's keys are there."""
-        return server in self._lines
+class HostKeys(KnownHosts):
+    """Known hosts that are learnt from the servers' consoles, or else from the servers."""
 
     def learn(self, servers: Mapping[str, Callable[[], str]], *, limit: float) -> list[str]:
         """Read the host keys of servers from their consoles, as each comes to show them.
@@ -75,23 +56,9 @@ class HostKeys:
 
         with ThreadPoolExecutor(max_workers=min(32, len(servers) or 1)) as pool:
             seen = dict(zip(servers, pool.map(one, servers.values()), strict=True))
-        self._lines.update({server: keys for server, keys in seen.items() if keys})
+        for server, keys in seen.items():
+            self.put(server, keys)
         return [server for server, keys in seen.items() if not keys]
-
-    def write(self, hosts: Mapping[str, list[str]]) -> None:
-        """Write known_hosts anew.
-
-        Args:
-            hosts: server id to the names and addresses it is reached by; others are forgotten.
-        """
-        lines = [f"{','.join(names)} {key} {server}\n" for server, names in hosts.items() for key in self._lines.get(server, [])]
-        text = "".join(lines)
-        if self.path.exists() and self.path.read_text() == text:
-            return
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        scratch.write_text(text)
-        scratch.chmod(0o600)
-        scratch.replace(self.path)
 
     def scan(self, servers: Mapping[str, str], argv: Sequence[str], *, limit: float) -> list[str]:
         """Take the keys of servers from the servers themselves, where their cloud shows no console, as each comes to answer.
@@ -113,11 +80,11 @@ class HostKeys:
             told: dict[str, list[str]] = {}
             for line in self._scanned([*argv, *silent.values()]).splitlines():
                 address, _, key = line.partition(" ")
-                if match := _KEY.fullmatch(key.strip()):
-                    told.setdefault(address, []).append(f"{match[1]} {match[2]}")
+                if keys := public_keys(key):
+                    told.setdefault(address, []).extend(keys)
             for server, address in tuple(silent.items()):
                 if address in told:
-                    self._lines[server] = told[address]
+                    self.put(server, told[address])
                     del silent[server]
             if time.monotonic() > deadline:
                 break

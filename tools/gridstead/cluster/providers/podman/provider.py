@@ -19,6 +19,8 @@ from gridstead.cluster import halves, secrets
 from gridstead.cluster.command import CommandError
 from gridstead.cluster.errors import GridsteadError, InputError, PreflightError
 from gridstead.cluster.host import Host
+from gridstead.cluster.known_hosts import KnownHosts, public_keys
+from gridstead.cluster.parallel import each
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers import subnet
@@ -68,6 +70,7 @@ class PodmanProvider(Provider):
         self.base = DATA / "clusters" / spec.name
         self.network = f"gridstead-{spec.name}{_data_mark()}"
         self._made_with: str | None = None
+        self._created: set[str] = set()
 
     @property
     def lock(self) -> Path:
@@ -331,6 +334,7 @@ class PodmanProvider(Provider):
         if not self.podman.exists("container", self._container(node)):
             try:
                 self._create_node(resource)
+                self._created.add(node)
             except CommandError as error:
                 hint = f"if the image {self.image} itself is broken, `tools/cluster image build --force` makes it anew"
                 raise GridsteadError(str(error), hint=hint) from None
@@ -340,7 +344,8 @@ class PodmanProvider(Provider):
         node, properties = resource.key.name, resource.properties
         if not self.image:
             raise GridsteadError(f"{resource.key}: nobody has said what image to boot from")
-        seed = self._write_seed(node)
+        seed = self._seed(node)
+        self._write_seed(node)
         disk = self.volumes.device_directory(node)
         disk.mkdir(mode=0o755, parents=True, exist_ok=True)
         address = str(properties["address"])
@@ -378,12 +383,13 @@ class PodmanProvider(Provider):
         mounts = self.share_mode == "nfs" and "nfs_client" in self.spec.services_of(node) and node not in servers
         return servers if mounts else []
 
-    def _write_seed(self, node: str) -> Path:
+    def _write_seed(self, node: str) -> bool:
+        """Write what a node is told of itself; whether its host key is a new one."""
         seed = self._seed(node)
         seed.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secrets.mint(seed / "ssh_host_ed25519_key", secrets.new_ssh_key()[0])
+        minted = secrets.mint(seed / "ssh_host_ed25519_key", secrets.new_ssh_key()[0])
         self._write(seed / "authorized_keys", f"{secrets.public_of(self.paths.ssh_key)} gridstead-{self.spec.name}\n", 0o600)
-        return seed
+        return minted
 
     @staticmethod
     def _write(path: Path, text: str, mode: int) -> None:
@@ -489,12 +495,27 @@ class PodmanProvider(Provider):
             self.volumes.remember(f"{node}-{volume}", uuid)
 
     def grant_access(self, observed: Observed) -> None:
-        """Write each node's seed anew where it differs, and the host keys into known_hosts."""
-        lines = []
-        for node, access in self.nodes(observed).items():
-            seed = self._write_seed(node)
-            lines.append(f"{access.host},{node},{node}.{self.spec.domain} {secrets.public_of(seed / 'ssh_host_ed25519_key')}\n")
-        self._write(self.paths.known_hosts, "".join(lines), 0o600)
+        """Write each node's seed anew where it differs, and know the host keys of those that run."""
+        known = KnownHosts(self.paths.known_hosts)
+        found = observed.of(Kind.NODE)
+        for node, one in found.items():
+            if self._write_seed(node):
+                known.forget(one.id)
+        unknown = [node for node, one in found.items() if one.status is Status.OK and not known.knows(one.id)]
+        for node, keys in zip(unknown, each(self._host_keys, unknown, at_once=self.parallel), strict=True):
+            known.put(found[node].id, keys)
+        known.write({found[node].id: [access.host, node, f"{node}.{self.spec.domain}"] for node, access in self.nodes(observed).items()})
+
+    def _host_keys(self, node: str) -> list[str]:
+        """The host keys of a node that runs: those that role base put back there, else its seed's."""
+        seed = [secrets.public_of(self._seed(node) / "ssh_host_ed25519_key")]
+        if node in self._created:
+            return seed
+        try:
+            kept = self.podman("exec", self._container(node), "sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub 2>/dev/null || true", timeout=30)
+        except CommandError:
+            return []  # one that just stops; it is asked again once it runs
+        return public_keys(kept) or seed
 
     def console(self, node: str, lines: int) -> str:
         """The journal of a node, or, when it is down, what its init said."""

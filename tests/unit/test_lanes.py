@@ -55,7 +55,7 @@ def test_a_play_waits_for_what_it_needs_and_no_more() -> None:
     groups = site(2)
     _, nodes = lanes.share_out(plays(groups), groups, processors=2)
     by_role = {play["roles"][0]["role"]: nodes.waits[play["name"]] for play in nodes.plays if play.get("roles")}
-    always = {"Validate", "Base of every node"}
+    always = {"Validate", "Base of every node", "Host keys"}
     assert by_role["block_volume"] == always
     assert by_role["monitoring"] == always
     assert by_role["nfs_client"] == {*always, "Shared file system, server"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gridstead.cluster import configuration, reach, seal
+from gridstead.cluster import reach, seal
 from gridstead.cluster.errors import GridsteadError, InputError, RepairError
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.playbook import Recap
@@ -21,7 +21,7 @@ from gridstead.cluster.site import Site
 from gridstead.cluster.spec import Cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 SPEC: dict[str, Any] = {
     "name": "mind",
@@ -124,14 +124,18 @@ class MindedSite(Site):
         *,
         what: str,
         limit: Sequence[str] = (),
-        skip: Sequence[str] = (),
         variables: dict[str, Any] | None = None,
     ) -> Recap:
         """Note it, with the nodes that it is about."""
-        del limit, skip
-        names = next(iter((variables or {}).values()), ())
-        if what == "configure":
-            names = sorted({host for play in configuration.yaml().load(Path(playbooks[0])) for host in play["hosts"]})
+        del playbooks, limit
+        return self._note(what, next(iter((variables or {}).values()), ()))
+
+    def play_roles(self, plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[str]], *, skip: Sequence[str]) -> Recap:
+        """Note it, with the nodes that it is about."""
+        del groups, skip
+        return self._note("configure", sorted({host for play in plays for host in play["hosts"]}))
+
+    def _note(self, what: str, names: Iterable[str]) -> Recap:
         self.provider.log.append(f"{what} {' '.join(names)}".strip())  # type: ignore[attr-defined]  # it is a Mind
         return Recap()
 

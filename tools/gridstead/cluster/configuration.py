@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,7 +113,16 @@ def roles_of(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 def is_hook(content: Mapping[str, Any]) -> bool:
     """Whether a play is one that runs the site's own tasks."""
-    return any(play.content["name"] == content["name"] for play in plays() if play.file.name in _HOOKS)
+    return _stands_in(content, _HOOKS)
+
+
+def is_question(content: Mapping[str, Any]) -> bool:
+    """Whether a play is the one that compares what all nodes say, and changes nothing."""
+    return _stands_in(content, ("validate.yml",))
+
+
+def _stands_in(content: Mapping[str, Any], files: Collection[str]) -> bool:
+    return any(play.content["name"] == content["name"] for play in plays() if play.file.name in files)
 
 
 @cache

@@ -19,8 +19,8 @@ from gridstead.cluster.playbook import PlaybookError, Recap, Run
 from gridstead.cluster.progress import Progress
 
 #: The servers' roles that must be over, where they run at all, before a role runs on other nodes. Before a role that is not named
-#: here all must be over that playbooks/site.yml has before it. The validation and the base of the servers come before all: a node is
-#: often reached through one of them, whose sshd the base may load again.
+#: here all must be over that playbooks/site.yml has before it. The validation and the base of the servers come before all, and
+#: what is no role's play (host keys): a node is often reached through one of them, whose sshd these may load again.
 AFTER = {
     "base": (),
     "block_volume": (),
@@ -73,11 +73,13 @@ def share_out(plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[
     shards = [others[number::count] for number in range(count)]
     parts = [servers, *shards] if servers else shards
     # What is asked of the whole site is asked by the first, before anybody changes anything. The facts are kept for the others.
-    first = [play for play in (_kept(play, parts[0]) if _roles(play) else dict(play) for play in plays) if play["hosts"]]
-    needed = first if servers else [play for play in first if not _roles(play)]
+    whole_site = [dict(play) for play in plays if configuration.is_question(play)]
+    rest = [play for play in plays if not configuration.is_question(play)]
+    first = [*whole_site, *_kept(rest, parts[0])]
+    needed = first if servers else whole_site
     lanes = [Lane("", first)]
     for number, part in enumerate(parts[1:], start=1):
-        own = [play for play in (_kept(play, part) for play in plays if _roles(play)) if play["hosts"]]
+        own = _kept(rest, part)
         lanes.append(Lane(f"nodes-{number}", own, {play["name"]: _needs(play, plays, needed) for play in own}))
     return lanes
 
@@ -131,7 +133,7 @@ def run(lanes: Sequence[Lane], paths: SitePaths, progress: Progress, *, what: st
         if isinstance(one, PlaybookError) and not stopped
     ]
     if failed:
-        raise PlaybookError("\n".join(map(str, failed)), hint=failed[0].hint)
+        raise PlaybookError("\n".join(error.message for error in failed), hint="; ".join(str(error.hint) for error in failed))
     done = [one for one in ended if isinstance(one, Recap)]
     hosts = {host: counters for one in done for host, counters in one.hosts.items()}
     return Recap(hosts, [change for one in done for change in one.changed], seconds=time.monotonic() - began, log=done[0].log)
@@ -186,9 +188,10 @@ class _Gates:
         return lane.name in self._stopped
 
 
-def _kept(play: Mapping[str, Any], nodes: Collection[str]) -> dict[str, Any]:
-    """A play kept to some nodes."""
-    return {**play, "hosts": [node for node in play["hosts"] if node in nodes]}
+def _kept(plays: Iterable[Mapping[str, Any]], nodes: Collection[str]) -> list[dict[str, Any]]:
+    """The plays that concern some nodes, kept to those."""
+    kept = ({**play, "hosts": [node for node in play["hosts"] if node in nodes]} for play in plays)
+    return [play for play in kept if play["hosts"]]
 
 
 def _roles(play: Mapping[str, Any]) -> set[str]:

@@ -404,6 +404,11 @@ class Site:
         """Run playbooks on the site; see :func:`gridstead.cluster.playbook.play`."""
         return playbook.play(playbooks, self.paths, self.progress, what=what, limit=limit, variables=variables)
 
+    def play_roles(self, plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[str]], *, skip: Sequence[str]) -> playbook.Recap:
+        """Run plays of the roles on the site, side by side where they can be; see :mod:`gridstead.cluster.lanes`."""
+        shared = lanes.share_out(plays, groups, len(os.sched_getaffinity(0)))
+        return lanes.run(shared, self.paths, self.progress, what="configure", skip=skip)
+
     def up(
         self,
         *,
@@ -462,10 +467,9 @@ class Site:
         if todo:
             self.paths.checked.unlink(missing_ok=True)
             plays = configuration.selected(self.paths, groups, todo)
-            shared = lanes.share_out(plays, groups, len(os.sched_getaffinity(0)))
             # Where the images hold all install halves that are left out there, Ansible need not look at them host by host.
             skip = [] if configuration.unbaked(listing, todo) else ["unbaked"]
-            outcome.changed += lanes.run(shared, self.paths, self.progress, what="configure", skip=skip).changed
+            outcome.changed += self.play_roles(plays, groups, skip=skip).changed
             configured = {node: present[node] for node in todo}
             if filesystems.remember(self.paths, self.provider, configured):
                 # It is in the inventory from now on, and nodes are to be sealed as the next run will find them.

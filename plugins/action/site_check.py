@@ -13,14 +13,19 @@ from ansible.plugins.action import ActionBase
 
 Hosts = Mapping[str, Mapping[str, Any]]
 Groups = Mapping[str, list[str]]
+Services = Mapping[str, Mapping[str, Any]]
 
 #: The roles: beside the plugins, in the checkout as in the collection.
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+#: What each service needs where, as the engine checks cluster.yml.
+SERVICES = ROLES.parent / "playbooks" / "vars" / "services.yml"
+#: How a host sees the shared directories.
+SHARING = ("nfs_server", "nfs_client")
 #: Directories that must be the same on all nodes: variables, and the role whose hosts set them.
 SHARED_DIRECTORIES = {"arc_ce": ("arc_ce_session_dir", "arc_ce_cache_dir", "arc_ce_runtime_dir")}
 #: What is compared besides the shared variables.
 COMPARED = (
-    *("base_users", "arc_ce_queues", "arc_ce_user", "slurm_controller_partitions", "cvmfs_squid_port"),
+    *("base_users", "arc_ce_queues", "arc_ce_user", "arc_client_submission_type", "slurm_controller_partitions", "cvmfs_squid_port"),
     *(name for names in SHARED_DIRECTORIES.values() for name in names),
 )
 
@@ -73,13 +78,32 @@ def shares(hosts: Hosts, groups: Groups) -> Iterator[str]:
             yield f"{host}: gridstead_state is {state}, on a share: databases and keys belong on the node's own disk or a volume of its own"
 
 
+def needs(groups: Groups, services: Services) -> Iterator[str]:
+    """What services need of each other."""
+    members = {name: set(groups.get(name, ())) for name in services}
+    sharing = set[str]().union(*(members[name] for name in SHARING))
+    for name, service in services.items():
+        for need in service.get("needs", ()):
+            offering = set[str]().union(*(members[other] for other in need["of"]))
+            words = " or ".join(need["of"])
+            for host in sorted(members[name]):
+                if need["where"] == "site" and not offering:
+                    yield f"{host}: {name} needs {words} on one host, for {need['for']}: no host is in that group"
+                elif need["where"] == "node" and host not in offering:
+                    yield f"{host}: {name} needs {words} on the same host, for {need['for']}: {need['of'][0]} is right"
+                # Where nobody has these services the site shares in its own way.
+                elif need["where"] == "share" and sharing and offering - {host}:
+                    for blind in sorted({host, *offering} - sharing):
+                        yield f"{blind}: it sees no shared directories, but {name} and {words} need them, for {need['for']}: nfs_client is right"
+
+
 def computing(hosts: Hosts, groups: Groups) -> Iterator[str]:
-    """The CE against Slurm."""
+    """The CE against Slurm, and its clients against the CE."""
     controllers = groups.get("slurm_controller", [])
+    for host in groups.get("arc_client", []):
+        if hosts[host]["arc_client_submission_type"] == "internal" and host not in groups.get("arc_ce", []):
+            yield f"{host}: arc_client_submission_type is internal, which reaches a CE on the same host only: arc_ce is not there"
     for host in groups.get("arc_ce", []):
-        if host not in controllers and host not in groups.get("slurm_node", []):
-            where = f"{controllers[0]} is right" if controllers else "a node with slurm_controller is right"
-            yield f"{host}: arc_ce submits by Slurm's commands, and this node has neither slurm_controller nor slurm_node: {where}"
         for controller in controllers:
             partitions = list(hosts[controller]["slurm_controller_partitions"])
             for queue in hosts[host]["arc_ce_queues"]:
@@ -104,17 +128,18 @@ def ports(hosts: Hosts, groups: Groups) -> Iterator[str]:
                 break
 
 
-def mistakes(hosts: Hosts, groups: Groups, options: Mapping[str, Any]) -> list[str]:
+def mistakes(hosts: Hosts, groups: Groups, options: Mapping[str, Any], services: Services) -> list[str]:
     """All that does not fit, a line each.
 
     Args:
         hosts: every host's variables, with the roles' defaults filled in.
         groups: the inventory's groups.
         options: argument specs of the shared variables.
+        services: what each service needs.
     """
     found = list(contract(hosts, options))
     if not found:
-        found = [*systems(hosts), *shares(hosts, groups), *computing(hosts, groups), *ports(hosts, groups)]
+        found = [*systems(hosts), *needs(groups, services), *shares(hosts, groups), *computing(hosts, groups), *ports(hosts, groups)]
     return found
 
 
@@ -147,10 +172,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         defaults, options = defaults_of(ROLES, self._loader)
+        services = self._loader.load_from_file(str(SERVICES))["services"]
         groups = {name: list(hosts) for name, hosts in variables["groups"].items()}
         try:
             given = {host: variables["hostvars"].raw_get(host) for host in groups["all"]}
-            found = mistakes({host: seen_by_roles(it, defaults, options, self._templar) for host, it in given.items()}, groups, options)
+            seen = {host: seen_by_roles(it, defaults, options, self._templar) for host, it in given.items()}
+            found = mistakes(seen, groups, options, services)
         except AnsibleError as error:
             found = [str(error)]
         if found:

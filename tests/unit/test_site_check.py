@@ -24,18 +24,21 @@ SERVICES = {
 }
 
 
-def site(shared: dict[str, Any], *, ce: str = "frontend001", **host: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def site(
+    shared: dict[str, Any], *, ce: str = "frontend001", client: str = "frontend001", **host: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Two hosts with their variables, and which of them offers a service.
 
     Args:
         shared: variables of all hosts.
         ce: the host with the CE.
+        client: the host with its client.
         host: variables of single hosts.
     """
     always = {"gridstead_flavor": {"cpus": 2, "memory": 1024}, "gridstead_secrets": "/nowhere"}
     names = dict.fromkeys(("frontend001", "compute001", ce))
     hosts = {name: always | {"gridstead_address": f"192.0.2.{n}"} | shared | host.get(name, {}) for n, name in enumerate(names, start=1)}
-    return hosts, {**SERVICES, "arc_ce": ce}
+    return hosts, {**SERVICES, "arc_ce": ce, "arc_client": client}
 
 
 def mistakes(shared: dict[str, Any], **more: Any) -> list[str]:
@@ -44,9 +47,10 @@ def mistakes(shared: dict[str, Any], **more: Any) -> list[str]:
     defaults, options = SITE_CHECK.defaults_of(ROOT / "roles", loader)
     hosts, services = site({"ansible_facts": {"os_family": "Debian"}} | shared, **more)
     groups = {"all": list(hosts)} | {service: [host] for service, host in services.items()}
+    table = loader.load_from_file(str(SITE_CHECK.SERVICES))["services"]
     templar = Templar(loader=loader, variables={})
     found: list[str] = SITE_CHECK.mistakes(
-        {host: SITE_CHECK.seen_by_roles(it, defaults, options, templar) for host, it in hosts.items()}, groups, options
+        {host: SITE_CHECK.seen_by_roles(it, defaults, options, templar) for host, it in hosts.items()}, groups, options, table
     )
     return found
 
@@ -115,10 +119,20 @@ def test_what_does_not_fit_is_told(shared: dict[str, Any], message: str) -> None
 
 
 def test_a_ce_without_slurms_commands_is_told() -> None:
-    found = mistakes({}, ce="other001")
-    assert found == [
-        "other001: arc_ce submits by Slurm's commands, and this node has neither slurm_controller nor slurm_node: frontend001 is right"
+    assert mistakes({}, ce="other001", client="other001") == [
+        (
+            "other001: arc_ce needs slurm_client or slurm_controller or slurm_node on the same host, for Slurm's commands, by which it submits: "
+            "slurm_client is right"
+        ),
+        "other001: it sees no shared directories, but arc_ce and slurm_node need them, for the session directories of its jobs: nfs_client is right",
     ]
+
+
+def test_a_client_of_a_ce_elsewhere_is_told() -> None:
+    """INTERNAL writes into the control directory: there is no other host's."""
+    found = mistakes({}, client="compute001")
+    assert found == ["compute001: arc_client_submission_type is internal, which reaches a CE on the same host only: arc_ce is not there"]
+    assert mistakes({"arc_client_submission_type": "arcrest"}, client="compute001") == []
 
 
 def test_a_shared_variable_of_the_wrong_kind_is_told_by_host_and_name() -> None:

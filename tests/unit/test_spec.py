@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridstead.cluster.errors import InputError
-from gridstead.cluster.spec import SERVICES, Cluster, parse_size
+from gridstead.cluster.services import SERVICES
+from gridstead.cluster.spec import Cluster, parse_size
 from gridstead.cluster.spec_file import load, write_count, write_removal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +118,24 @@ MISTAKES = {
         ["nodes.compute", "service 'slurm_node' is declared twice"],
     ),
     "two controllers": ("count: 1", "count: 2", "count: 2", ["nodes.frontend.count", "2 nodes would offer", "one node may"]),
+    "no controller for the commands": (
+        "services: [nfs_server, slurm_accounting, slurm_controller, arc_ce]",
+        "services: [nfs_server, slurm_client]",
+        "services: [nfs_server, slurm_client]",
+        ["slurm_client needs slurm_controller on one node", "no node offers it"],
+    ),
+    "a CE without Slurm's commands": (
+        "slurm_controller, arc_ce]",
+        "slurm_controller]\n  ce:\n    count: 1\n    services: [nfs_client, arc_ce]",
+        "services: [nfs_client, arc_ce]",
+        ["nodes.ce.services", "arc_ce needs slurm_client or slurm_controller or slurm_node on the same node", "add slurm_client"],
+    ),
+    "compute nodes that do not see the session directories": (
+        "services: [nfs_client, slurm_node]",
+        "services: [slurm_node]",
+        "services: [nfs_server",
+        ["nodes.frontend.services", "the session directories of its jobs", "compute sees none: add nfs_client there"],
+    ),
     "no server for the clients": ("nfs_server, ", "", "services: [nfs_client", ["nfs_client needs nfs_server"]),
     "duplicate volume": (
         "        mount: /scratch\n",
@@ -449,7 +468,7 @@ def test_the_schema_names_every_key_and_forbids_others() -> None:
 
 
 def test_every_service_is_explained() -> None:
-    assert all(text and text == textwrap.dedent(text).strip() for text in SERVICES.values())
+    assert all(text and text == textwrap.dedent(text).strip() for text in (it.text for it in SERVICES.values()))
 
 
 CLOUD = GOOD.replace("provider: podman", "provider: openstack").replace("count: 1", "count: 1\n    public: true", 1)

@@ -37,8 +37,16 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **kinds: list[str]) ->
 @pytest.mark.parametrize(
     ("kinds", "check"),
     [
-        ({"head": ["slurm_controller", "arc_ce"], "compute": ["slurm_node"]}, ("_first_job", "head001", "ARC")),
-        ({"ce": ["arc_ce"], "head": ["slurm_controller"], "compute": ["slurm_node"]}, ("_first_job", "ce001", "ARC")),
+        ({"head": ["nfs_server", "slurm_controller", "arc_ce"], "compute": ["nfs_client", "slurm_node"]}, ("_first_job", "head001", "ARC")),
+        (
+            {
+                "ce": ["nfs_client", "arc_ce", "slurm_client"],
+                "head": ["nfs_server", "slurm_controller"],
+                "compute": ["nfs_client", "slurm_node"],
+            },
+            ("_first_job", "ce001", "ARC"),
+        ),
+        ({"login": ["slurm_client"], "head": ["slurm_controller"], "compute": ["slurm_node"]}, ("_first_job", "login001", "Slurm")),
         ({"head": ["slurm_controller", "nfs_server"], "compute": ["slurm_node", "nfs_client"]}, ("_first_job", "head001", "Slurm")),
         ({"head": ["slurm_controller", "arc_ce"]}, None),
         ({"server": ["nfs_server", "slurm_controller"], "worker": ["nfs_client"]}, ("_first_file", "server001", "worker001")),

@@ -9,7 +9,8 @@ from gridstead.cluster import halves
 from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.base import Device, NodeAccess
-from gridstead.cluster.spec import SERVICES, Cluster
+from gridstead.cluster.services import SERVICES
+from gridstead.cluster.spec import Cluster
 
 
 def ssh_options(paths: SitePaths, access: NodeAccess) -> list[str]:

@@ -17,44 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyAddress
 from pydantic_core import PydanticCustomError
 
 from gridstead.cluster.node import Node
+from gridstead.cluster.services import SERVICES, Need
 
-#: Services a node kind can offer; each is an inventory group, mapped to roles in playbooks/site.yml.
-SERVICES: dict[str, str] = {
-    "nfs_server": "exports the shared file system",
-    "nfs_client": "mounts the shared file system",
-    "slurm_accounting": "slurmdbd on MariaDB",
-    "slurm_controller": "slurmctld",
-    "slurm_node": "slurmd",
-    "cvmfs_stratum0": "publishes the site's own CVMFS repositories",
-    "cvmfs_squid": "caches what CVMFS clients fetch",
-    "cvmfs_client": "mounts CVMFS repositories",
-    "arc_ce": "the ARC computing element (A-REX, INTERNAL interface)",
-    "arc_client": "ARC's command line clients",
-    "monitoring": "Prometheus and its dashboard",
-}
-
-#: Services whose nodes hold what cannot be made again, and what that is. The shared directories lie where ``shares`` says, all
-#: else below :data:`STATE_DIRECTORY`.
-STATEFUL: dict[str, str] = {
-    "nfs_server": "the shared directories",
-    "slurm_accounting": "the accounting database",
-    "slurm_controller": "the queue of jobs",
-    "cvmfs_stratum0": "the site's CVMFS repositories and their keys",
-    "arc_ce": "the jobs of the computing element",
-    "monitoring": "what was measured",
-}
 #: Where services keep their state (the roles' variable gridstead_state).
 STATE_DIRECTORY = "/var/lib/state"
-
-#: Services that exactly one node of a site may offer.
-SINGLE_SERVICES = ("nfs_server", "slurm_accounting", "slurm_controller", "cvmfs_stratum0", "monitoring")
-
-#: What a service cannot work without, anywhere in the site.
-NEEDED_SERVICES = {
-    "nfs_client": "nfs_server",
-    "slurm_node": "slurm_controller",
-    "arc_ce": "slurm_controller",
-}
 
 _SIZE = re.compile(r"^(?P<number>[1-9][0-9]*)(?P<unit>[MGT])(i?B)?$")
 _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
@@ -392,17 +358,40 @@ class Cluster(_Model):
                         *("nodes", kind_name, "services"),
                     )
                 hosts[service] = hosts.get(service, 0) + kind.count
-        for service in SINGLE_SERVICES:
-            if hosts.get(service, 0) > 1:
+        for service, it in SERVICES.items():
+            if it.single and hosts.get(service, 0) > 1:
                 kind_name = next(name for name, kind in self.nodes.items() if service in kind.services and kind.count)
                 raise _mistake(f"{hosts[service]} nodes would offer {service}; one node may", "nodes", kind_name, "count")
-        for service, needed in NEEDED_SERVICES.items():
-            if hosts.get(service) and not hosts.get(needed):
-                kind_name = next(name for name, kind in self.nodes.items() if service in kind.services)
-                raise _mistake(f"service {service} needs {needed} on one node; no node offers it", "nodes", kind_name, "services")
+        needs = [
+            (kind_name, service, need)
+            for kind_name, kind in self.nodes.items()
+            for service in kind.services
+            for need in (SERVICES[service].needs if service in SERVICES and kind.count else ())
+        ]
+        # What is missing altogether is told before what is only elsewhere.
+        for kind_name, service, need in sorted(needs, key=lambda it: ("site", "node", "share").index(it[2].where)):
+            if lack := self._lack(kind_name, service, need):
+                raise _mistake(lack, "nodes", kind_name, "services")
         if not any(kind.count for kind in self.nodes.values()):
             raise _mistake("every count is 0; a site has at least one node", "nodes")
         return self
+
+    def _lack(self, kind_name: str, service: str, need: Need) -> str:
+        """What nodes of a kind lack of what a service needs; empty where they have it."""
+        words = " or ".join(need.of)
+        offering = {name for name, kind in self.nodes.items() if kind.count and set(need.of).intersection(kind.services)}
+        if need.where == "site":
+            return "" if offering else f"service {service} needs {words} on one node, for {need.reason}; no node offers it"
+        if need.where == "node":
+            return "" if kind_name in offering else f"service {service} needs {words} on the same node, for {need.reason}; add {need.of[0]}"
+        others = sorted(offering - {kind_name} if self.nodes[kind_name].count == 1 else offering)
+        blind = [name for name in (kind_name, *others) if not {"nfs_server", "nfs_client"}.intersection(self.nodes[name].services)]
+        if not others or not blind:
+            return ""
+        return (
+            f"service {service} and {words} on {', '.join(others)} need shared directories, for {need.reason}; "
+            f"{' and '.join(dict.fromkeys(blind))} {'see' if len(blind) > 1 else 'sees'} none: add nfs_client there, and nfs_server to one node"
+        )
 
     def node_names(self) -> dict[str, Node]:
         """Every node by its name, in the order of the file."""
@@ -421,10 +410,11 @@ class Cluster(_Model):
         held: dict[str, Volume | None] = {}
         volumes = self.nodes[Node.parse(node).kind].volumes
         for service in self.services_of(node):
-            if service in STATEFUL or service in self.extra_services:
+            keeps = f"what {service} keeps" if service in self.extra_services else SERVICES[service].state
+            if keeps:
                 places = self.shares if service == "nfs_server" else (STATE_DIRECTORY,)
                 on = [next((it for it in volumes if PurePath(place).is_relative_to(it.mount)), None) for place in places]
-                held[STATEFUL.get(service, f"what {service} keeps")] = on[0] if on and all(on) else None
+                held[keeps] = on[0] if on and all(on) else None
         return held
 
 

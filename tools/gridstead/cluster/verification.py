@@ -113,10 +113,12 @@ def first_check(site: Site) -> FirstJob | FirstFile | None:
     Raises:
         VerificationError: it did not work.
     """
-    ce, controller, client = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "nfs_client"))
+    ce, login, controller, client = (
+        site.first_node_with(service) for service in ("arc_ce", "slurm_client", "slurm_controller", "nfs_client")
+    )
     proof: FirstJob | FirstFile | None = None
     if controller and site.first_node_with("slurm_node"):
-        proof = _first_job(site, ce or controller, "ARC" if ce else "Slurm")
+        proof = _first_job(site, ce or login or controller, "ARC" if ce else "Slurm")
     elif client and (server := site.first_node_with("nfs_server")):
         proof = _first_file(site, server, client)
     # On a full disk there is just no mark, and the next `up` checks again.

@@ -39,7 +39,7 @@ def refused(spec: Path, *, code: int, says: list[str], command: tuple[str, ...] 
         ("count: 2", "count: two", ["cluster.yml:10: nodes.worker.count:", "not 'two'"]),
         ("count: 2", "count: -1", ["cluster.yml:10: nodes.worker.count:", "greater than or equal to 0"]),
         ("count: 2", "count: 1000", ["cluster.yml:10: nodes.worker.count:", "less than or equal to 999"]),
-        ("count: 1", "count: 2", ["cluster.yml:5: nodes.server.count:", "2 nodes would offer nfs_server"]),
+        ("count: 1", "count: 2", ["cluster.yml:6: nodes.server.services:", "which of server001, server002 exports /grid?"]),
         (
             "[nfs_client]",
             "[nfs_clint]",

@@ -127,6 +127,9 @@ class MindedSite(Site):
         self.provider.log.append(f"{what} {' '.join(names)}".strip())  # type: ignore[attr-defined]  # it is a Mind
         return Recap()
 
+    def check_variables(self) -> None:
+        """There are none."""
+
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MindedSite:

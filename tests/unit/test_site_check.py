@@ -49,10 +49,8 @@ def mistakes(shared: dict[str, Any], **more: Any) -> list[str]:
     groups = {"all": list(hosts)} | {service: [host] for service, host in services.items()}
     table = loader.load_from_file(str(SITE_CHECK.SERVICES))["services"]
     templar = Templar(loader=loader, variables={})
-    found: list[str] = SITE_CHECK.mistakes(
-        {host: SITE_CHECK.seen_by_roles(it, defaults, options, templar) for host, it in hosts.items()}, groups, options, table
-    )
-    return found
+    seen = {host: SITE_CHECK.seen_by_roles(it, defaults, options, templar, groups) for host, it in hosts.items()}
+    return [mistake.text for mistake in SITE_CHECK.mistakes(seen, groups, options, table)]
 
 
 def validate(tmp_path: Path, shared: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -83,6 +81,14 @@ def test_the_playbook_tells_all_mistakes_at_once(tmp_path: Path) -> None:
     assert "arc_ce_user is 'nobody'" in done.stdout
 
 
+def test_the_file_and_line_of_a_variable_are_told(tmp_path: Path) -> None:
+    (tmp_path / "group_vars").mkdir()
+    variables = tmp_path / "group_vars" / "all.yml"
+    variables.write_text("---\narc_ce_user: grid\narc_ce_queues: [short]\n")
+    done = validate(tmp_path, {})
+    assert f"{variables}:3: frontend001: arc_ce_queues has 'short', which is no partition" in done.stdout.replace("\n      ", " ")
+
+
 def test_one_share_moves_all_that_lies_on_it() -> None:
     assert mistakes({"gridstead_shares": ["/data"]}) == []
 
@@ -111,6 +117,31 @@ def test_one_share_moves_all_that_lies_on_it() -> None:
             {"gridstead_state": "/grid/state"},
             "frontend001: gridstead_state is /grid/state, on a share: databases and keys belong on the node's own disk or a volume of its own",
         ),
+        (
+            {"cvmfs_client_repositories": [{"name": "other.grid.test"}]},
+            (
+                "compute001: cvmfs_client_repositories has other.grid.test, of which nobody knows a server; "
+                "frontend001 publishes sw.grid.test: a name of cvmfs_stratum0_repositories is right"
+            ),
+        ),
+        (
+            {"cvmfs_client_repositories": [{"name": "atlas.cern.ch"}], "cvmfs_client_domains": {"example.org": {"servers": ["x"]}}},
+            (
+                "compute001: cvmfs_client_repositories has atlas.cern.ch, of which nobody knows a server; "
+                "servers of the repository, or of its domain in cvmfs_client_domains, are right"
+            ),
+        ),
+        (
+            {"cvmfs_client_stratum0": ""},
+            "compute001: cvmfs_client has no repository to mount: a node with cvmfs_stratum0, or cvmfs_client_repositories with their servers, is right",
+        ),
+        (
+            {"cvmfs_client_stratum0": "", "cvmfs_client_repositories": [{"name": "sw.grid.test"}]},
+            (
+                "compute001: cvmfs_client_repositories has sw.grid.test, of which nobody knows a server; "
+                "no node publishes the site's own: one with cvmfs_stratum0 is right, or servers of its own"
+            ),
+        ),
         ({"gridstead_os_families": ["RedHat"]}, "frontend001: its OS family is Debian; the roles were run on RedHat only"),
     ],
 )
@@ -133,6 +164,17 @@ def test_a_client_of_a_ce_elsewhere_is_told() -> None:
     found = mistakes({}, client="compute001")
     assert found == ["compute001: arc_client_submission_type is internal, which reaches a CE on the same host only: arc_ce is not there"]
     assert mistakes({"arc_client_submission_type": "arcrest"}, client="compute001") == []
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"cvmfs_client_repositories": [{"name": "sw.grid.test"}, {"name": "a.cern.ch", "servers": ["http://x/cvmfs"]}]},
+        {"cvmfs_client_repositories": [{"name": "atlas.cern.ch"}], "cvmfs_client_domains": {"cern.ch": {"servers": ["x"]}}},
+    ],
+)
+def test_repositories_with_servers_fit(shared: dict[str, Any]) -> None:
+    assert mistakes(shared) == []
 
 
 def test_a_shared_variable_of_the_wrong_kind_is_told_by_host_and_name() -> None:

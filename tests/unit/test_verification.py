@@ -49,7 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **kinds: list[str]) ->
         ({"login": ["slurm_client"], "head": ["slurm_controller"], "compute": ["slurm_node"]}, ("_first_job", "login001", "Slurm")),
         ({"head": ["slurm_controller", "nfs_server"], "compute": ["slurm_node", "nfs_client"]}, ("_first_job", "head001", "Slurm")),
         ({"head": ["slurm_controller", "arc_ce"]}, None),
-        ({"server": ["nfs_server", "slurm_controller"], "worker": ["nfs_client"]}, ("_first_file", "server001", "worker001")),
+        ({"server": ["nfs_server", "slurm_controller"], "worker": ["nfs_client"]}, ("_first_file", "/grid", "server001", "worker001")),
         ({"server": ["nfs_server"]}, None),
         ({"proxy": ["cvmfs_squid"]}, None),
     ],

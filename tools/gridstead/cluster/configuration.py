@@ -62,7 +62,7 @@ KNOWLEDGE = (
     Knowledge("base", of=_SERVERS),  # /etc/hosts
     Knowledge("base", of=(_ALL,), on=_SERVERS),
     Knowledge("nfs_server", of=("nfs_client",)),  # whom it exports to
-    Knowledge("nfs_client", of=("nfs_server",), variables=("gridstead_address", "gridstead_volumes")),  # the markers of its volumes
+    Knowledge("nfs_client", of=("nfs_server",), variables=("gridstead_address", "gridstead_volumes")),  # the markers of their volumes
     Knowledge("munge", of=("slurm_controller",), variables=(), on=("slurm_controller",)),  # who keeps the key
     Knowledge("slurm_accounting", of=("slurm_accounting",)),
     Knowledge("slurm_controller", of=("slurm_accounting", "slurm_client")),  # whom it tells of jobs that end

@@ -111,6 +111,7 @@ def play(
     limit: Sequence[str] = (),
     skip: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Recap:
     """Run playbooks on a site.
 
@@ -122,6 +123,7 @@ def play(
         limit: hosts or groups to keep to.
         skip: tags to leave out.
         variables: extra variables; no secrets, they are on the command line.
+        settings: more of Ansible's environment.
 
     Returns:
         What was changed where.
@@ -149,7 +151,7 @@ def play(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(paths, writing),
+                env=environment(paths, writing) | dict(settings or {}),
                 pass_fds=[writing],
                 cwd=ROOT,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -84,3 +85,70 @@ def test_a_check_stands_for_a_while_and_not_when_something_was_done(
         verification.first_check(trial)
     assert not verification.stands(trial), "a check that failed"
     assert len(checks) == 2
+
+
+# -- why the first job failed ------------------------------------------------------------------------------------------
+
+JOB = "abcdefghijkl"
+
+
+def failed(tmp_path: Path, *, notes: dict[str, str], output: str = "", arcget: int = 0) -> str:
+    """What the first job's script says, of a job that ended with these notes of the A-REX on it."""
+    tools, control = tmp_path / "tools", tmp_path / "control"
+    told = control / "jobs" / JOB[:3] / JOB[3:6] / JOB[6:9] / JOB[9:]
+    told.mkdir(parents=True)
+    for name, text in notes.items():
+        (told / name).write_text(text)
+    (tmp_path / "arc.conf").write_text(f"[arex]\ncontroldir={control}\n")
+    tools.mkdir()
+    programs = {
+        "arcsub": f"echo 'Job submitted with jobid: file://localhost/{JOB}'",
+        "arcstat": "printf ' State: Finished\\n Job error: LRMS error: (271) it was killed\\n'",
+        "arcget": f"mkdir -p got/{JOB}; printf '{output}' >got/{JOB}/out; echo gone for good; rm -r {told}; exit {arcget}",
+        "scontrol": "[ $4 = 42 ] && echo 'JobId=42 JobName=x JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 NodeList=compute001 A=b'",
+    }
+    for name, script in programs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "ARC_CONFIG": str(tmp_path / "arc.conf"), "TMPDIR": str(tmp_path)}
+    script = verification._ARC.replace("TOKEN", "secret").replace("LIMIT", "1")
+    done = subprocess.run(["sh"], input=script, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == (0 if output.startswith("secret") else 1)
+    return done.stdout
+
+
+def test_a_first_job_that_came_back(tmp_path: Path) -> None:
+    said = failed(tmp_path, notes={"local": "localid=42\n"}, output="secret\\ncompute001\\n")
+    assert said == f"id file://localhost/{JOB}\nsecret\ncompute001\n"
+
+
+def test_what_failed_in_slurm_is_told_with_slurms_reason(tmp_path: Path) -> None:
+    said = failed(
+        tmp_path, notes={"local": "localid=42\n", "failed": "LRMS error: (127) command not found\n", "errors": "fine\nsbatch: no\n"}
+    )
+    where = f"{tmp_path}/control/jobs/abc/def/ghi/jkl"
+    assert said.splitlines() == [
+        "arcstat: State: Finished",
+        "arcstat: Job error: LRMS error: (271) it was killed",
+        f"A-REX ({where}/failed): LRMS error: (127) command not found",
+        f"A-REX ({where}/errors): sbatch: no",
+        "Slurm (scontrol show job 42): JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 NodeList=compute001 ",
+    ]
+
+
+def test_what_never_came_to_slurm_is_told_so(tmp_path: Path) -> None:
+    said = failed(
+        tmp_path, notes={"local": "", "failed": "Job submission to LRMS failed\n", "errors": "sbatch: error: no such partition\n"}
+    )
+    assert "sbatch: error: no such partition" in said
+    assert "Slurm: ARC has not brought it there" in said
+
+
+def test_what_ended_well_and_brought_nothing_is_told_with_what_slurm_knows(tmp_path: Path) -> None:
+    """The A-REX forgets a job with its results: Slurm's number was kept."""
+    said = failed(tmp_path, notes={"local": "localid=42\n"}, output="another")
+    assert said.startswith("it ended well, and its output is not what it printed")
+    assert "Slurm (scontrol show job 42)" in said
+    assert "the job's own out: another" in said
+    assert "arcget: gone for good" in failed(tmp_path / "again", notes={"local": "localid=42\n"}, arcget=1)

@@ -63,6 +63,18 @@ def test_a_wrong_declaration(small: Path, old: str, new: str, says: list[str]) -
     refused(small, code=1 if "GRIDSTEAD_DATA" in says else 2, says=says)
 
 
+def test_variables_that_do_not_fit(small: Path) -> None:
+    """They stand beside cluster.yml, and only Ansible knows what comes of them: asked before there is a node."""
+    variables = small.parent / "group_vars" / "all.yml"
+    variables.parent.mkdir()
+    variables.write_text("---\ngridstead_root: /elsewhere\n")
+    refused(
+        small,
+        code=2,
+        says=[f"{variables}:2: gridstead_root is /elsewhere, which compute nodes do not see", "below a share (/grid) is right"],
+    )
+
+
 def test_a_site_that_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", code=2, says=["no site", "known: "])
 

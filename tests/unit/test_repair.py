@@ -100,7 +100,7 @@ class Mind(Provider):
         pass
 
     def stop(self, node: str) -> None:
-        raise NotImplementedError
+        self.log.append(f"stop {node}")
 
     def console(self, _node: str, _lines: int) -> str:
         return "the console"
@@ -446,3 +446,19 @@ def test_with_nothing_to_do_the_cloud_is_asked_once(site: MindedSite, monkeypatc
     assert outcome.nothing
     assert sorted(outcome.nodes) == sorted(site.spec.node_names())
     assert len(asked) == 1
+
+
+def test_clients_are_shut_down_before_the_servers_and_file_servers_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CE that mounts the shares cannot unmount them when their server has gone."""
+    nodes = {
+        "store": {"count": 1, "services": ["nfs_server"]},
+        "ce": {"count": 1, "services": ["nfs_client", "slurm_client", "arc_ce"]},
+        "ctl": {"count": 1, "services": ["slurm_controller"]},
+        "worker": {"count": 1, "services": ["nfs_client", "slurm_node"]},
+    }
+    site = made(tmp_path, monkeypatch, {"name": "mind", "nodes": nodes})
+    site.stop()
+    log: list[str] = site.provider.log  # type: ignore[attr-defined]  # it is a Mind
+    assert log[0] == "stop worker001"
+    assert set(log[1:3]) == {"stop ce001", "stop ctl001"}
+    assert log[3:] == ["stop store001"]

@@ -547,13 +547,16 @@ class Site:
             )
 
     def stop(self) -> list[str]:
-        """Shut all nodes down, compute nodes before the servers they use."""
+        """Shut all nodes down, compute nodes before the servers they use, and file servers last: other servers are their clients."""
         with self.changing():
             observed = self.provider.observe()
             self.claim(observed, adopt=False, fresh=not self.paths.ssh_key.exists())
             running = [node for node, access in self.provider.nodes(observed).items() if access.running]
-            servers = {node for node in running if configuration.serves(self.spec.services_of(node))}
-            for group in ([node for node in running if node not in servers], [node for node in running if node in servers]):
+            turns: list[list[str]] = [[], [], []]
+            for node in running:
+                services = self.spec.services_of(node)
+                turns[2 if "nfs_server" in services else 1 if configuration.serves(services) else 0].append(node)
+            for group in turns:
                 each(self._stop_one, group, at_once=self.provider.parallel)
         return running
 

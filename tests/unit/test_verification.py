@@ -152,3 +152,31 @@ def test_what_ended_well_and_brought_nothing_is_told_with_what_slurm_knows(tmp_p
     assert "Slurm (scontrol show job 42)" in said
     assert "the job's own out: another" in said
     assert "arcget: gone for good" in failed(tmp_path / "again", notes={"local": "localid=42\n"}, arcget=1)
+
+
+@pytest.mark.parametrize(
+    ("srun", "limit", "status", "says"),
+    [
+        ("echo secret; echo compute001", 30, 0, "id srun\nsecret\ncompute001\n"),
+        ("echo srun: error: no such partition >&2; exit 1", 30, 1, "id srun\n"),
+        ("while [ ! -e cancelled ]; do sleep 0.05; done; exit 9", 0, 9, "Slurm (squeue): job 7 is PENDING, reason ReqNodeNotAvail\n"),
+    ],
+)
+def test_a_first_job_by_srun(tmp_path: Path, srun: str, limit: int, status: int, says: str) -> None:
+    programs = {"srun": srun, "squeue": "echo 'job 7 is PENDING, reason ReqNodeNotAvail'", "scancel": "touch cancelled"}
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    script = verification._SLURM.replace("TOKEN", "secret").replace("LIMIT", str(limit))
+    done = subprocess.run(
+        ["sh"],
+        input=script,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stdout.endswith(says)

@@ -116,9 +116,18 @@ arcget -j jobs.db -D got "$id" >arcget.log 2>&1 || {{ echo "arcget: $(tail -n 2 
 grep -qsx TOKEN got/*/out || {{ echo "it ended well, and its output is not what it printed"; why; exit 1; }}
 echo "id $id"; cat got/*/out
 """
+#: With Slurm's own commands. srun waits for ever, and says no reason: that is asked for when it is given up.
 _SLURM = """
 set -eu
-echo "id srun"; srun --ntasks=1 sh -c 'echo TOKEN; hostname'
+name=first-job-$$
+{
+    sleep LIMIT >/dev/null 2>&1
+    echo "it had no result after LIMIT s; Slurm (squeue): $(squeue --noheader --name="$name" --format='job %i is %T, reason %r')"
+    scancel --name="$name"
+} &
+echo "id srun"; srun --job-name="$name" --ntasks=1 sh -c 'echo TOKEN; hostname' || status=$?
+kill $! 2>/dev/null || true
+exit "${status:-0}"
 """
 
 

@@ -107,6 +107,13 @@ def test_shares_of_several_servers_and_from_outside(spec: Path) -> None:
 def test_a_share_from_outside_needs_no_server(spec: Path) -> None:
     spec.write_text("name: shape\nshares: [{path: /grid, source: 'nas:/grid'}]\nnodes:\n  compute: {count: 2, services: [nfs_client]}\n")
     assert load(spec).origins == {"/grid": "nas:/grid"}
+    more = spec.read_text().replace("shares: [{", "shares: [/data, {")
+    spec.write_text(more)
+    with pytest.raises(
+        InputError, match=r"cluster.yml:2: shares.0: no node exports /data: nfs_server on one is right, or a source outside"
+    ):
+        load(spec)
+    spec.write_text(more.replace("/data, ", ""))
     spec.write_text(spec.read_text().replace("nas:/grid", "/srv/grid").replace("name: shape", "name: shape\nprovider: openstack"))
     with pytest.raises(
         InputError, match=r"shares.0.source: /srv/grid is no HOST:/DIRECTORY; a directory of this machine is for containers"

@@ -417,6 +417,13 @@ class Cluster(_Model):
                     raise _mistake(f"{share.path} and {other.path} lie in each other; each share has a directory of its own", *at)
             if share.source is not None and share.source.startswith("/") and self.provider != "podman":
                 raise _mistake(f"{share.source} is no HOST:/DIRECTORY; a directory of this machine is for containers", *at, "source")
+            if (
+                share.server is None
+                and share.source is None
+                and not servers
+                and any("nfs_client" in it.services for it in self.nodes.values())
+            ):
+                raise _mistake(f"no node exports {share.path}: nfs_server on one is right, or a source outside the site", *at)
             if share.server is not None and self._server(share) is None:
                 kinds = [name for name, kind in self.nodes.items() if "nfs_server" in kind.services]
                 known = nearest(share.server, [*servers, *kinds])

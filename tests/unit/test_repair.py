@@ -117,10 +117,16 @@ class MindedSite(Site):
     """A site whose playbooks are entries of the provider's log."""
 
     def play(
-        self, playbooks: Sequence[str | Path], *, what: str, limit: Sequence[str] = (), variables: dict[str, Any] | None = None
+        self,
+        playbooks: Sequence[str | Path],
+        *,
+        what: str,
+        limit: Sequence[str] = (),
+        skip: Sequence[str] = (),
+        variables: dict[str, Any] | None = None,
     ) -> Recap:
         """Note it, with the nodes that it is about."""
-        del limit
+        del limit, skip
         names = next(iter((variables or {}).values()), ())
         if what == "configure":
             names = sorted({host for play in configuration.yaml().load(Path(playbooks[0])) for host in play["hosts"]})

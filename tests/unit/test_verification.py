@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from types import SimpleNamespace
@@ -90,6 +91,17 @@ def test_a_check_stands_for_a_while_and_not_when_something_was_done(
 # -- why the first job failed ------------------------------------------------------------------------------------------
 
 JOB = "abcdefghijkl"
+#: As the A-REX writes them: with the whole job script between two lines, in which errors are only spoken of.
+ERRORS = """----- starting submit_slurm_job -----
+SLURM script follows:
+------------------------------
+echo "Failed to switch" 1>&2
+------------------------------
+job submitted successfully!
+------- Contents of output stream forwarded by the LRMS ---------
+slurmstepd: error: couldn't chdir to /grid/session
+------------------------- End of output -------------------------
+"""
 
 
 def failed(tmp_path: Path, *, notes: dict[str, str], output: str = "", arcget: int = 0) -> str:
@@ -105,7 +117,7 @@ def failed(tmp_path: Path, *, notes: dict[str, str], output: str = "", arcget: i
         "arcsub": f"echo 'Job submitted with jobid: file://localhost/{JOB}'",
         "arcstat": "printf ' State: Finished\\n Job error: LRMS error: (271) it was killed\\n'",
         "arcget": f"mkdir -p got/{JOB}; printf '{output}' >got/{JOB}/out; echo gone for good; rm -r {told}; exit {arcget}",
-        "scontrol": "[ $4 = 42 ] && echo 'JobId=42 JobName=x JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 NodeList=compute001 A=b'",
+        "scontrol": "[ $4 = 42 ] && echo 'JobId=42 JobName=x JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 ReqNodeList=(null) NodeList=compute001 StdErr=/not/there A=b'",
     }
     for name, script in programs.items():
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -124,16 +136,15 @@ def test_a_first_job_that_came_back(tmp_path: Path) -> None:
 
 
 def test_what_failed_in_slurm_is_told_with_slurms_reason(tmp_path: Path) -> None:
-    said = failed(
-        tmp_path, notes={"local": "localid=42\n", "failed": "LRMS error: (127) command not found\n", "errors": "fine\nsbatch: no\n"}
-    )
+    said = failed(tmp_path, notes={"local": "localid=42\n", "failed": "LRMS error: (127) command not found\n", "errors": ERRORS})
     where = f"{tmp_path}/control/jobs/abc/def/ghi/jkl"
     assert said.splitlines() == [
         "arcstat: State: Finished",
         "arcstat: Job error: LRMS error: (271) it was killed",
         f"A-REX ({where}/failed): LRMS error: (127) command not found",
-        f"A-REX ({where}/errors): sbatch: no",
-        "Slurm (scontrol show job 42): JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 NodeList=compute001 ",
+        f"A-REX ({where}/errors): slurmstepd: error: couldn't chdir to /grid/session",
+        "Slurm (scontrol show job 42): JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 NodeList=compute001",
+        f"the job's node wrote /not/there, which is not there on {socket.gethostname()}: do they see the same file system?",
     ]
 
 

@@ -74,14 +74,20 @@ control=$(sed -n 's/^controldir *= *//p' "${ARC_CONFIG:-/etc/arc.conf}" | head -
 notes_on() { echo "${1##*/}" | sed -E "s,^(...)(...)(...)(.*),$control/jobs/\\1/\\2/\\3/\\4,"; }
 slurm_job() { [ ! -e "$notes/local" ] || job=$(sed -n 's/^localid=//p' "$notes/local"); }
 why() {
+    set +e
     arcstat -l -j jobs.db "$id" 2>/dev/null | sed -n 's/^ *\\(State\\|Exit code\\|Job error\\): */arcstat: \\1: /p'
-    for note in failed errors; do
-        sed -n '/rror\\|ailed\\|annot\\|enied\\|o such\\|nvalid\\|lurm\\|sbatch/p' "$notes/$note" 2>/dev/null | tail -n 6 | sed "s,^,A-REX ($notes/$note): ,"
-    done
+    sed "s,^,A-REX ($notes/failed): ," "$notes/failed" 2>/dev/null
+    # Without the job script, which stands there as well.
+    awk '/script follows/ { skip = 2 } skip && /^-+$/ { skip--; next } skip { next }
+        tolower($0) ~ /error|fail|fatal|denied|cannot|could ?n.t|unable|no such|invalid/' "$notes/errors" 2>/dev/null |
+        tail -n 6 | sed "s,^,A-REX ($notes/errors): ,"
     slurm_job
     if [ -n "$job" ]; then
-        scontrol --oneliner show job "$job" 2>&1 | grep -oE '^slurm.*|(JobState|Reason|ExitCode|NodeList|StdErr)=[^ ]+' | tr '\\n' ' ' | sed "s,^,Slurm (scontrol show job $job): ,"
-        echo
+        said=$(scontrol --oneliner show job "$job" 2>&1)
+        echo "Slurm (scontrol show job $job):$(echo "$said" | grep -oE '^slurm.*| (JobState|Reason|ExitCode|NodeList)=[^ ]+' | tr -d '\\n')"
+        errors=$(echo "$said" | sed -n 's/.* StdErr=\\([^ ]*\\).*/\\1/p')
+        [ -z "$errors" ] || [ -e "$errors" ] ||
+            echo "the job's node wrote $errors, which is not there on $(hostname): do they see the same file system?"
     else
         echo "Slurm: ARC has not brought it there (no localid in $notes/local)"
     fi

@@ -58,7 +58,7 @@ def test_a_share_of_another_server(host: Host) -> None:
 def test_a_share_from_outside_the_site(host: Host, tmp_path: Path) -> None:
     """The provider brings it: to the role it is a mount. What the site has below it is made there once, and nothing else is touched."""
     outside = {
-        "nfs_client_mounts": [{"path": "/grid"}, {"path": "/outside", "source": "/of/the/provider"}],
+        "nfs_client_mounts": [{"path": "/grid", "server": "frontend001"}, {"path": "/outside", "source": "/of/the/provider"}],
         "nfs_server_directories": [{"path": "/grid/home"}, {"path": "/outside/session", "owner": "grid", "group": "grid"}],
         "nfs_server_users": [{"name": "alice", "home": "/outside/alice"}],
     }

@@ -36,6 +36,19 @@ def controller(site: Site) -> Node:
 
 
 @pytest.fixture(scope="session")
+def login(site: Site) -> Node:
+    """Where users log in and submit: the login node, and without one the controller's."""
+    nodes = [node for node in site.having("slurm_client") if "arc_ce" not in node.services]
+    return nodes[0] if nodes else site.first("slurm_controller")
+
+
+@pytest.fixture(scope="session")
+def root(site: Site) -> str:
+    """What homes, session directories and cache lie below."""
+    return str(site.variables["gridstead_shares"][0])
+
+
+@pytest.fixture(scope="session")
 def ce(site: Site) -> Node:
     """Where the A-REX runs, and ARC's client: INTERNAL is an interface within one machine."""
     found = site.first("arc_ce")

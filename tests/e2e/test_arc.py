@@ -141,7 +141,7 @@ def test_bare_arcsub(ce: Node, computes: list[Node], job_directory: str) -> None
     assert said_inside.startswith(tuple(f"Hello from {compute.name}" for compute in computes)), said_inside
 
 
-def test_input_through_the_cache(ce: Node, job_directory: str) -> None:
+def test_input_through_the_cache(ce: Node, root: str, job_directory: str) -> None:
     """The A-REX fetches a file from a server for a first job and takes it out of its cache for a second."""
     server = textwrap.dedent(
         """
@@ -164,11 +164,9 @@ def test_input_through_the_cache(ce: Node, job_directory: str) -> None:
             finished(ce, job_directory, job)
             sums = ce.out(f"sha256sum < {job_directory}/data.bin; cat {fetched(ce, job_directory, job)}/out.txt", user=USER).split("\n")
             assert sums[0] == sums[1]
-        cached = ce.out(f"cd /grid/cache/data && grep -rlF localhost:{port}/data.bin . | sed -n 's/[.]meta$//p'").splitlines()
+        cached = ce.out(f"cd {root}/cache/data && grep -rlF localhost:{port}/data.bin . | sed -n 's/[.]meta$//p'").splitlines()
         assert len(cached) == 1
-        ce.sh(
-            f"cmp /grid/cache/data/{cached[0]} {job_directory}/data.bin; rm -f /grid/cache/data/{cached[0]} /grid/cache/data/{cached[0]}.meta"
-        )
+        ce.sh(f"cd {root}/cache/data && cmp {cached[0]} {job_directory}/data.bin; rm -f {cached[0]} {cached[0]}.meta")
     finally:
         ce.sh(f"pkill -P $(cat {job_directory}/pid); kill $(cat {job_directory}/pid)", check=False)
 
@@ -275,7 +273,7 @@ def test_restart(ce: Node, job_directory: str) -> None:
     assert ce.out(f"cat {fetched(ce, job_directory, job)}/out.txt", user=USER) == "done"
 
 
-def test_runs_unprivileged_without_certificate(ce: Node) -> None:
+def test_runs_unprivileged_without_certificate(ce: Node, root: str) -> None:
     owners = set(ce.out("ps -C arched -o user=").split())
     assert owners, ce.journal(UNIT)
     assert "root" not in owners
@@ -283,7 +281,7 @@ def test_runs_unprivileged_without_certificate(ce: Node) -> None:
     listening = ce.out("ss -Hltnp")
     assert "arched" not in listening
     keys = ce.sh(
-        "grep -rlE 'PRIVATE KEY|BEGIN CERTIFICATE' /etc/grid-security /etc/arc.conf.d /root/.globus /grid/home/*/.globus", check=False
+        f"grep -rlE 'PRIVATE KEY|BEGIN CERTIFICATE' /etc/grid-security /etc/arc.conf.d /root/.globus {root}/home/*/.globus", check=False
     )
     assert keys.stdout == ""
     for unit in ("arc-arex", "arc-arex-ws", "arched"):

@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def home(controller: Node) -> Iterator[str]:
+def home(login: Node) -> Iterator[str]:
     """A fresh directory of alice's on the shared file system; gone afterwards."""
-    path = controller.out("mktemp -d ~/e2e.XXXXXX", user="alice")
+    path = login.out("mktemp -d ~/e2e.XXXXXX", user="alice")
     yield path
-    controller.sh(f"rm -rf {path}", user="alice")
+    login.sh(f"rm -rf {path}", user="alice")
 
 
-def submit(controller: Node, home: str, script: str, *options: str) -> str:
+def submit(login: Node, home: str, script: str, *options: str) -> str:
     """Submit a batch script as alice; returns the job's id."""
-    controller.sh(f"cat >{home}/job.sh <<'END'\n#!/bin/bash\n{script}\nEND", user="alice")
-    return controller.out(f"cd {home} && sbatch --parsable --output=%j.out {shlex.join(options)} job.sh", user="alice")
+    login.sh(f"cat >{home}/job.sh <<'END'\n#!/bin/bash\n{script}\nEND", user="alice")
+    return login.out(f"cd {home} && sbatch --parsable --output=%j.out {shlex.join(options)} job.sh", user="alice")
 
 
-def ended(controller: Node, job: str, *, seconds: float = 60) -> dict[str, str]:
+def ended(login: Node, job: str, *, seconds: float = 60) -> dict[str, str]:
     """What accounting says of a job, once it has ended."""
     fields = ("state", "exitcode", "user", "account", "elapsedraw", "nodelist", "start", "end")
 
     def row() -> dict[str, str] | None:
-        text = controller.out(f"sacct --noheader --allocations --parsable2 --format={','.join(fields)} --jobs={job}")
+        text = login.out(f"sacct --noheader --allocations --parsable2 --format={','.join(fields)} --jobs={job}")
         found = dict(zip(fields, text.split("|"), strict=False)) if text else {}
         return found if found.get("end", "Unknown") not in {"Unknown", "None"} else None
 
@@ -42,39 +42,39 @@ def ended(controller: Node, job: str, *, seconds: float = 60) -> dict[str, str]:
     return result
 
 
-def test_munge_across_nodes(site: Site, controller: Node, computes: list[Node]) -> None:
-    """A credential of each Slurm host is good on the controller, and the other way round."""
+def test_munge_across_nodes(site: Site, login: Node, computes: list[Node]) -> None:
+    """A credential of each Slurm host is good where users submit, and the other way round."""
     for node in computes:
-        for issuer, reader in ((controller, node), (node, controller)):
+        for issuer, reader in ((login, node), (node, login)):
             credential = issuer.out("munge --no-input")
             decoded = reader.sh(f"echo {credential} | unmunge", check=False)
             assert decoded.rc == 0, f"{decoded}\n{reader.journal('munge')}"
             assert f"({issuer.address})" in decoded.stdout, f"{site.name}: not by {issuer.name}: {decoded}"
 
 
-def test_every_node_is_ready(controller: Node, computes: list[Node]) -> None:
+def test_every_node_is_ready(login: Node, computes: list[Node]) -> None:
     names = {node.name for node in computes}
 
     def states() -> dict[str, str]:
-        return dict(line.split("|") for line in controller.out("sinfo --noheader --Node --format='%N|%T'").splitlines())
+        return dict(line.split("|") for line in login.out("sinfo --noheader --Node --format='%N|%T'").splitlines())
 
     assert set(states()) == names
     ready = {"idle", "mixed", "allocated", "completing"}
     try:
         until("all nodes to be ready", lambda: set(states().values()) <= ready)
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{controller.out('sinfo --Node --long; sinfo --list-reasons')}") from None
+        raise AssertionError(f"{error}\n{login.out('sinfo --Node --long; sinfo --list-reasons')}") from None
 
 
-def test_nodes_are_as_declared(controller: Node, computes: list[Node]) -> None:
+def test_nodes_are_as_declared(login: Node, computes: list[Node]) -> None:
     for node in computes:
-        shown = controller.out(f"scontrol --oneliner show node {node.name}").split()
+        shown = login.out(f"scontrol --oneliner show node {node.name}").split()
         assert f"NodeAddr={node.address}" in shown
         assert f"CPUTot={node.variables['gridstead_flavor']['cpus']}" in shown
 
 
-def test_srun_over_all_nodes(controller: Node, computes: list[Node]) -> None:
-    names = controller.out(f"cd /; srun --nodes={len(computes)} --ntasks-per-node=1 hostname -s </dev/null", user="alice").split()
+def test_srun_over_all_nodes(login: Node, computes: list[Node]) -> None:
+    names = login.out(f"cd /; srun --nodes={len(computes)} --ntasks-per-node=1 hostname -s </dev/null", user="alice").split()
     assert sorted(names) == [node.name for node in computes]
 
 
@@ -83,68 +83,68 @@ def test_srun_from_a_compute_node(computes: list[Node]) -> None:
     assert computes[-1].out(f"cd /; srun --nodelist={computes[0].name} hostname -s </dev/null", user="alice") == computes[0].name
 
 
-def test_completed_job_is_accounted(controller: Node, home: str) -> None:
-    job = submit(controller, home, "sleep 2; id -un; pwd; hostname -s; echo $SLURM_JOB_ID")
-    row = ended(controller, job)
+def test_completed_job_is_accounted(login: Node, home: str) -> None:
+    job = submit(login, home, "sleep 2; id -un; pwd; hostname -s; echo $SLURM_JOB_ID")
+    row = ended(login, job)
     assert (row["state"], row["exitcode"]) == ("COMPLETED", "0:0")
     assert (row["user"], row["account"]) == ("alice", "users")
     assert 2 <= int(row["elapsedraw"]) <= 30 * PATIENCE
-    assert controller.out(f"cat {home}/{job}.out", user="alice").splitlines() == ["alice", home, row["nodelist"], job]
+    assert login.out(f"cat {home}/{job}.out", user="alice").splitlines() == ["alice", home, row["nodelist"], job]
 
 
-def test_failed_job_keeps_its_exit_code(controller: Node, home: str) -> None:
-    row = ended(controller, submit(controller, home, "exit 42"))
+def test_failed_job_keeps_its_exit_code(login: Node, home: str) -> None:
+    row = ended(login, submit(login, home, "exit 42"))
     assert (row["state"], row["exitcode"]) == ("FAILED", "42:0")
 
 
-def test_killed_job_keeps_its_signal(controller: Node, home: str) -> None:
-    row = ended(controller, submit(controller, home, "kill -SEGV $$"))
+def test_killed_job_keeps_its_signal(login: Node, home: str) -> None:
+    row = ended(login, submit(login, home, "kill -SEGV $$"))
     assert (row["state"], row["exitcode"]) == ("FAILED", "0:11")
 
 
-def test_cancelled_job_leaves_no_process(controller: Node, computes: list[Node], home: str) -> None:
+def test_cancelled_job_leaves_no_process(login: Node, computes: list[Node], home: str) -> None:
     """Neither a child nor a process that left its parents."""
     node = computes[0]
-    job = submit(controller, home, "setsid --fork sleep 76543\nsleep 76544 &\nsleep 76545", f"--nodelist={node.name}")
+    job = submit(login, home, "setsid --fork sleep 76543\nsleep 76544 &\nsleep 76545", f"--nodelist={node.name}")
     count = "pgrep --count --full '^sleep 7654[345]$' || true"
     until("the job's three processes", lambda: node.out(count) == "3")
-    controller.sh(f"scancel {job}", user="alice")
-    assert ended(controller, job)["state"].startswith("CANCELLED")
+    login.sh(f"scancel {job}", user="alice")
+    assert ended(login, job)["state"].startswith("CANCELLED")
     until("the job's processes to go", lambda: node.out(count) == "0", seconds=20)
 
 
-def test_array_runs_all_its_jobs(controller: Node, home: str) -> None:
-    job = submit(controller, home, "echo $SLURM_ARRAY_TASK_ID; exit $((SLURM_ARRAY_TASK_ID == 3))", "--array=1-8")
+def test_array_runs_all_its_jobs(login: Node, home: str) -> None:
+    job = submit(login, home, "echo $SLURM_ARRAY_TASK_ID; exit $((SLURM_ARRAY_TASK_ID == 3))", "--array=1-8")
     fields = "--noheader --allocations --parsable2 --format=jobid,state,exitcode"
 
     def rows() -> list[str] | None:
-        found = controller.out(f"sacct {fields} --jobs={job}").splitlines()
+        found = login.out(f"sacct {fields} --jobs={job}").splitlines()
         return sorted(found) if len(found) == 8 and all("COMPLETED" in row or "FAILED" in row for row in found) else None
 
     wanted = [f"{job}_{index}|{'FAILED|1:0' if index == 3 else 'COMPLETED|0:0'}" for index in range(1, 9)]
     assert until(f"8 jobs of array {job} to end", rows) == wanted
 
 
-def test_job_waits_for_another(controller: Node, home: str) -> None:
-    first = submit(controller, home, "sleep 2; touch first")
-    second = submit(controller, home, "test -e first", f"--dependency=afterok:{first}")
-    assert ended(controller, second)["state"] == "COMPLETED"
+def test_job_waits_for_another(login: Node, home: str) -> None:
+    first = submit(login, home, "sleep 2; touch first")
+    second = submit(login, home, "test -e first", f"--dependency=afterok:{first}")
+    assert ended(login, second)["state"] == "COMPLETED"
 
 
-def test_impossible_job_is_refused(controller: Node, computes: list[Node], home: str) -> None:
-    result = controller.sh(f"cd {home} && sbatch --nodes={len(computes) + 1} --wrap=true", user="alice", check=False)
+def test_impossible_job_is_refused(login: Node, computes: list[Node], home: str) -> None:
+    result = login.sh(f"cd {home} && sbatch --nodes={len(computes) + 1} --wrap=true", user="alice", check=False)
     assert result.rc != 0
     assert "configuration is not available" in result.stderr or "Node count specification invalid" in result.stderr
 
 
-def test_alice_cannot_cancel_bobs_job(controller: Node) -> None:
-    job = controller.out("cd / && sbatch --parsable --hold --output=/dev/null --wrap=true", user="bob")
+def test_alice_cannot_cancel_bobs_job(login: Node) -> None:
+    job = login.out("cd / && sbatch --parsable --hold --output=/dev/null --wrap=true", user="bob")
     try:
-        result = controller.sh(f"scancel {job}", user="alice", check=False)
+        result = login.sh(f"scancel {job}", user="alice", check=False)
         assert "Access/permission denied" in result.stderr, str(result)
-        assert controller.out(f"squeue --noheader --format=%T --jobs={job}") == "PENDING"
+        assert login.out(f"squeue --noheader --format=%T --jobs={job}") == "PENDING"
     finally:
-        controller.sh(f"scancel {job}", user="bob")
+        login.sh(f"scancel {job}", user="bob")
 
 
 def test_shared_directories(site: Site, computes: list[Node], home: str) -> None:

@@ -39,7 +39,7 @@ def refused(spec: Path, *, code: int, says: list[str], command: tuple[str, ...] 
         ("count: 2", "count: two", ["cluster.yml:10: nodes.worker.count:", "not 'two'"]),
         ("count: 2", "count: -1", ["cluster.yml:10: nodes.worker.count:", "greater than or equal to 0"]),
         ("count: 2", "count: 1000", ["cluster.yml:10: nodes.worker.count:", "less than or equal to 999"]),
-        ("count: 1", "count: 2", ["cluster.yml:5: nodes.server.count:", "2 nodes would offer nfs_server"]),
+        ("count: 1", "count: 2", ["cluster.yml:6: nodes.server.services:", "which of server001, server002 exports /grid?"]),
         (
             "[nfs_client]",
             "[nfs_clint]",
@@ -61,6 +61,18 @@ def test_a_wrong_declaration(small: Path, old: str, new: str, says: list[str]) -
     assert old in text
     small.write_text(text.replace(old, new, 1))
     refused(small, code=1 if "GRIDSTEAD_DATA" in says else 2, says=says)
+
+
+def test_variables_that_do_not_fit(small: Path) -> None:
+    """They stand beside cluster.yml, and only Ansible knows what comes of them: asked before there is a node."""
+    variables = small.parent / "group_vars" / "all.yml"
+    variables.parent.mkdir()
+    variables.write_text("---\ngridstead_root: /elsewhere\n")
+    refused(
+        small,
+        code=2,
+        says=[f"{variables}:2: gridstead_root is /elsewhere, which compute nodes do not see", "below a share (/grid) is right"],
+    )
 
 
 def test_a_site_that_is_not_there(tmp_path: Path) -> None:

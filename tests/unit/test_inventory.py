@@ -18,7 +18,8 @@ from gridstead.cluster.errors import InputError, PreflightError
 from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.providers import subnet
 from gridstead.cluster.providers.base import Device, NodeAccess
-from gridstead.cluster.spec import SERVICES, Cluster
+from gridstead.cluster.services import SERVICES
+from gridstead.cluster.spec import Cluster
 
 SPEC = Cluster.model_validate(
     {

@@ -250,6 +250,54 @@ def test_another_kernel_does_not_make_all_nodes_anew(
     assert again.variables["gridstead_share"] == made.variables["gridstead_share"] == (share or "directory")
 
 
+def test_a_node_has_the_shares_that_it_serves_and_as_a_client_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = provider(tmp_path, monkeypatch, Engine(), nfs=False)
+    there = tmp_path / "there"
+    made.spec = Cluster.model_validate(
+        {
+            "name": "one",
+            "network": {"cidr": "10.0.0.0/24"},
+            "shares": [{"path": "/grid", "server": "store"}, {"path": "/data", "server": "mixed"}, {"path": "/old", "source": str(there)}],
+            "nodes": {
+                "store": {"count": 1, "services": ["nfs_server"]},
+                "mixed": {"count": 1, "services": ["nfs_server", "nfs_client"]},
+                "compute": {"count": 1, "services": ["nfs_client"]},
+                "stranger": {"count": 1},
+            },
+        }
+    )
+    seen = Observed()
+    seen[Key(Kind.NETWORK, made.network)] = made._found_network({"subnets": [{"subnet": "10.0.0.0/24"}], "id": "n"})
+    nodes = {one.key.name: one for one in made.desired(seen) if one.key.kind is Kind.NODE}
+    outside = {"/old": str(there)}
+    assert {name: (one.properties["shares"], one.properties["directories"]) for name, one in nodes.items()} == {
+        "store001": ({"/grid": "rshared"}, {}),
+        "mixed001": ({"/grid": "rslave", "/data": "rshared"}, outside),
+        "compute001": ({"/grid": "rslave", "/data": "rslave"}, outside),
+        "stranger001": ({}, {}),
+    }
+    assert {key.name for key in nodes["compute001"].needs if key.kind is Kind.SHARE} == {"/grid", "/data"}
+    with pytest.raises(PreflightError, match=r"there, the source of share /old, is no directory of this machine"):
+        made.preflight([])
+    there.mkdir()
+    made.preflight([])
+
+
+def test_nfs_from_outside_needs_the_kernels_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = provider(tmp_path, monkeypatch, Engine(), nfs=False)
+    made.spec = Cluster.model_validate(
+        {
+            "name": "one",
+            "shares": [{"path": "/grid", "source": "nas:/grid"}],
+            "nodes": {"compute": {"count": 1, "services": ["nfs_client"]}},
+        }
+    )
+    with pytest.raises(
+        PreflightError, match=r"no NFS client to mount nas:/grid with; a directory of this machine is right for share /grid"
+    ):
+        made.preflight([])
+
+
 def provider_again(made: PodmanProvider) -> PodmanProvider:
     other = PodmanProvider(made.spec, made.paths)
     other.podman = other.volumes.podman = made.podman

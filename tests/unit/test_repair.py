@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SPEC: dict[str, Any] = {
     "name": "mind",
     "nodes": {
-        "frontend": {"count": 1, "services": ["slurm_controller", "arc_ce"]},
-        "compute": {"count": 3, "services": ["slurm_node"]},
+        "frontend": {"count": 1, "services": ["nfs_server", "slurm_controller", "arc_ce"]},
+        "compute": {"count": 3, "services": ["nfs_client", "slurm_node"]},
     },
 }
 
@@ -139,6 +139,9 @@ class MindedSite(Site):
         self.provider.log.append(f"{what} {' '.join(names)}".strip())  # type: ignore[attr-defined]  # it is a Mind
         return Recap()
 
+    def check_variables(self) -> None:
+        """There are none."""
+
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MindedSite:
@@ -210,7 +213,7 @@ def test_a_node_with_state_is_left_to_the_operator_and_all_else_is_done(site: Mi
     with pytest.raises(RepairError) as caught:
         site.up()
     assert "frontend001: no answer over ssh for 0 s (Connection refused), and none 1 s after a reboot either" in str(caught.value)
-    assert "lost with its own disk: the queue of jobs, the jobs of the computing element" in str(caught.value)
+    assert "lost with its own disk: the shared directories, the queue of jobs, the jobs of the computing element" in str(caught.value)
     assert str(caught.value).endswith(f"tools/cluster up --site {site.paths.spec.parent} --replace frontend001")
     assert caught.value.exit_code == 1
     assert "delete frontend001" not in mind(site).log
@@ -364,7 +367,7 @@ def test_what_was_drained_takes_jobs_again_though_the_run_was_killed(site: Minde
 
 def test_nodes_do_not_leave_while_nobody_can_empty_them(site: MindedSite) -> None:
     mind(site).silent = {"frontend001": "refused"}
-    smaller = {**SPEC["nodes"], "compute": {"count": 2, "services": ["slurm_node"]}}
+    smaller = {**SPEC["nodes"], "compute": {"count": 2, "services": ["nfs_client", "slurm_node"]}}
     site.spec = mind(site).spec = Cluster.model_validate({**SPEC, "nodes": smaller, "repair": {"patience": 0}})
     with pytest.raises(RepairError, match="frontend001"):
         site.up()
@@ -465,3 +468,19 @@ def test_with_nothing_to_do_the_cloud_is_asked_once(site: MindedSite, monkeypatc
     assert outcome.nothing
     assert sorted(outcome.nodes) == sorted(site.spec.node_names())
     assert len(asked) == 1
+
+
+def test_clients_are_shut_down_before_the_servers_and_file_servers_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CE that mounts the shares cannot unmount them when their server has gone."""
+    nodes = {
+        "store": {"count": 1, "services": ["nfs_server"]},
+        "ce": {"count": 1, "services": ["nfs_client", "slurm_client", "arc_ce"]},
+        "ctl": {"count": 1, "services": ["slurm_controller"]},
+        "worker": {"count": 1, "services": ["nfs_client", "slurm_node"]},
+    }
+    site = made(tmp_path, monkeypatch, {"name": "mind", "nodes": nodes})
+    site.stop()
+    log: list[str] = site.provider.log  # type: ignore[attr-defined]  # it is a Mind
+    assert log[0] == "stop worker001"
+    assert set(log[1:3]) == {"stop ce001", "stop ctl001"}
+    assert log[3:] == ["stop store001"]

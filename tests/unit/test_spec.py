@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridstead.cluster.errors import InputError
-from gridstead.cluster.spec import SERVICES, Cluster, parse_size
+from gridstead.cluster.services import SERVICES
+from gridstead.cluster.spec import Cluster, parse_size
 from gridstead.cluster.spec_file import load, write_count, write_removal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,57 @@ def test_every_cluster_yml_of_this_repository_holds(path: Path) -> None:
     assert load(path).node_names()
 
 
+SHAPE = """\
+name: shape
+shares:
+  - /shared
+  - {path: /data, server: store002}
+  - {path: /scratch, server: mixed}
+  - {path: /old, source: "nas.example.org:/export/old"}
+  - {path: /here, source: /srv/here}
+nodes:
+  store: {count: 2, services: [nfs_server]}
+  mixed: {count: 1, services: [nfs_server, nfs_client]}
+  compute: {count: 1, services: [nfs_client]}
+  stranger: {count: 1}
+"""
+
+
+def test_shares_of_several_servers_and_from_outside(spec: Path) -> None:
+    spec.write_text(SHAPE.replace("- /shared", "- {path: /shared, server: store001}"))
+    cluster = load(spec)
+    origins = {
+        "/shared": "store001",
+        "/data": "store002",
+        "/scratch": "mixed001",
+        "/old": "nas.example.org:/export/old",
+        "/here": "/srv/here",
+    }
+    assert cluster.origins == origins
+    assert cluster.own_shares == ["/shared", "/data", "/scratch"]
+    assert cluster.shares_seen("store002") == {"/data": "store002"}
+    assert cluster.shares_seen("mixed001") == cluster.shares_seen("compute001") == origins
+    assert cluster.shares_seen("stranger001") == {}
+    assert cluster.state_of("store001") == {"the shared directories": None}
+
+
+def test_a_share_from_outside_needs_no_server(spec: Path) -> None:
+    spec.write_text("name: shape\nshares: [{path: /grid, source: 'nas:/grid'}]\nnodes:\n  compute: {count: 2, services: [nfs_client]}\n")
+    assert load(spec).origins == {"/grid": "nas:/grid"}
+    more = spec.read_text().replace("shares: [{", "shares: [/data, {")
+    spec.write_text(more)
+    with pytest.raises(
+        InputError, match=r"cluster.yml:2: shares.0: no node exports /data: nfs_server on one is right, or a source outside"
+    ):
+        load(spec)
+    spec.write_text(more.replace("/data, ", ""))
+    spec.write_text(spec.read_text().replace("nas:/grid", "/srv/grid").replace("name: shape", "name: shape\nprovider: openstack"))
+    with pytest.raises(
+        InputError, match=r"shares.0.source: /srv/grid is no HOST:/DIRECTORY; a directory of this machine is for containers"
+    ):
+        load(spec)
+
+
 def test_names_of_scenarios_are_their_own() -> None:
     paths = [*ROOT.glob("inventories/*/cluster.yml"), *ROOT.glob("roles/*/molecule/*/cluster.yml")]
     names = [load(path).name for path in paths]
@@ -117,6 +169,61 @@ MISTAKES = {
         ["nodes.compute", "service 'slurm_node' is declared twice"],
     ),
     "two controllers": ("count: 1", "count: 2", "count: 2", ["nodes.frontend.count", "2 nodes would offer", "one node may"]),
+    "two servers for one share": (
+        "services: [nfs_client, slurm_node]",
+        "services: [nfs_client, slurm_node, nfs_server]",
+        "services: [nfs_client, slurm_node, nfs_server]",
+        ["which of frontend001, compute001, compute002 exports /grid?", "shares: [{path: /grid, server: frontend001}]"],
+    ),
+    "a share of a node that is no server": (
+        "nodes:\n",
+        "shares: [{path: /grid, server: compute}]\nnodes:\n",
+        "shares:",
+        ["shares.0.server", "'compute' is no node with nfs_server", "there are frontend001"],
+    ),
+    "a share that is here and elsewhere": (
+        "nodes:\n",
+        "shares: [{path: /grid, server: frontend, source: 'nas:/grid'}]\nnodes:\n",
+        "shares:",
+        ["shares.0", "a server of the site and a source outside of it"],
+    ),
+    "a share within another": (
+        "nodes:\n",
+        "shares: [/grid, /grid/data]\nnodes:\n",
+        "shares:",
+        ["shares.1", "/grid/data and /grid lie in each other"],
+    ),
+    "a server that serves nothing": (
+        "nodes:\n",
+        "shares: [{path: /grid, source: 'nas:/grid'}]\nnodes:\n",
+        "services: [nfs_server",
+        ["nodes.frontend.services", "frontend001 has nfs_server, and no share comes from it"],
+    ),
+    "no share": ("nodes:\n", "shares: []\nnodes:\n", "shares:", ["shares", "at least 1 item"]),
+    "unknown key, share": (
+        "nodes:\n",
+        "shares: [{path: /grid, sorce: 'nas:/grid'}]\nnodes:\n",
+        "shares:",
+        ["shares.0.sorce", "unknown key", "'source'", "known keys here: path, server, source"],
+    ),
+    "no controller for the commands": (
+        "services: [nfs_server, slurm_accounting, slurm_controller, arc_ce]",
+        "services: [nfs_server, slurm_client]",
+        "services: [nfs_server, slurm_client]",
+        ["slurm_client needs slurm_controller on one node", "no node offers it"],
+    ),
+    "a CE without Slurm's commands": (
+        "slurm_controller, arc_ce]",
+        "slurm_controller]\n  ce:\n    count: 1\n    services: [nfs_client, arc_ce]",
+        "services: [nfs_client, arc_ce]",
+        ["nodes.ce.services", "arc_ce needs slurm_client or slurm_controller or slurm_node on the same node", "add slurm_client"],
+    ),
+    "compute nodes that do not see the session directories": (
+        "services: [nfs_client, slurm_node]",
+        "services: [slurm_node]",
+        "services: [nfs_server",
+        ["nodes.frontend.services", "the session directories of its jobs", "compute sees none: add nfs_client there"],
+    ),
     "no server for the clients": ("nfs_server, ", "", "services: [nfs_client", ["nfs_client needs nfs_server"]),
     "duplicate volume": (
         "        mount: /scratch\n",
@@ -449,7 +556,7 @@ def test_the_schema_names_every_key_and_forbids_others() -> None:
 
 
 def test_every_service_is_explained() -> None:
-    assert all(text and text == textwrap.dedent(text).strip() for text in SERVICES.values())
+    assert all(text and text == textwrap.dedent(text).strip() for text in (it.text for it in SERVICES.values()))
 
 
 CLOUD = GOOD.replace("provider: podman", "provider: openstack").replace("count: 1", "count: 1\n    public: true", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,12 +46,13 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # ansible-cor
         """Fill the inventory."""
         super().parse(inventory, loader, path, cache)
         from gridstead.cluster.errors import GridsteadError
+        from gridstead.cluster.inventory import DECLARED
         from gridstead.cluster.progress import Progress
         from gridstead.cluster.site import Site
 
         try:
             site = Site.open(Path(path), Progress(quiet=True))
-            listing = site.inventory()
+            listing = site.inventory(declared=DECLARED in os.environ)
             # This process is Ansible's from here on; a `down` that it runs could not clean up after the last node otherwise.
             site.provider.release()
         except GridsteadError as error:

@@ -62,16 +62,17 @@ KNOWLEDGE = (
     Knowledge("base", of=_SERVERS),  # /etc/hosts
     Knowledge("base", of=(_ALL,), on=_SERVERS),
     Knowledge("nfs_server", of=("nfs_client",)),  # whom it exports to
-    Knowledge("nfs_client", of=("nfs_server",), variables=("gridstead_address", "gridstead_volumes")),  # the markers of its volumes
+    Knowledge("nfs_client", of=("nfs_server",), variables=("gridstead_address", "gridstead_volumes")),  # the markers of their volumes
     Knowledge("munge", of=("slurm_controller",), variables=(), on=("slurm_controller",)),  # who keeps the key
     Knowledge("slurm_accounting", of=("slurm_accounting",)),
-    Knowledge("slurm_controller", of=("slurm_accounting",)),
+    Knowledge("slurm_controller", of=("slurm_accounting", "slurm_client")),  # whom it tells of jobs that end
     Knowledge(
         "slurm_controller",
         of=("slurm_node", "slurm_controller"),
         variables=("gridstead_address", "gridstead_flavor", "gridstead_container"),
     ),
     Knowledge("slurm_node", of=("slurm_controller",)),
+    Knowledge("slurm_client", of=("slurm_controller",)),
     Knowledge("cvmfs_squid", of=(_ALL,)),  # whom it answers; the stratum 0 is one of them
     Knowledge("cvmfs_client", of=("cvmfs_stratum0", "cvmfs_squid"), variables=("gridstead_address", "cvmfs_stratum0_listen")),
     Knowledge("monitoring", of=("monitoring",), variables=()),  # whether there is a server

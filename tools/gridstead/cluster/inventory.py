@@ -9,7 +9,11 @@ from gridstead.cluster import halves
 from gridstead.cluster.node import Node
 from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.providers.base import Device, NodeAccess
-from gridstead.cluster.spec import SERVICES, Cluster
+from gridstead.cluster.services import SERVICES
+from gridstead.cluster.spec import Cluster
+
+#: In the environment: the inventory plugin gives the nodes that are declared, whether they are there or not.
+DECLARED = "GRIDSTEAD_DECLARED"
 
 
 def ssh_options(paths: SitePaths, access: NodeAccess) -> list[str]:
@@ -88,24 +92,30 @@ def build(spec: Cluster, paths: SitePaths, nodes: dict[str, NodeAccess]) -> dict
         Groups for each node kind and each service, and ``_meta.hostvars``. A group without a node is there, empty:
         plays that name it need no conditions.
     """
-    declared = {node: access for node, access in nodes.items() if Node.parse(node).kind in spec.nodes}
+    known = {node: access for node, access in nodes.items() if Node.parse(node).kind in spec.nodes}
     groups: dict[str, list[str]] = {kind: [] for kind in spec.nodes}
     groups |= {service: [] for service in (*SERVICES, *spec.extra_services)}
-    for node in sorted(declared):
+    for node in sorted(known):
         for group in (Node.parse(node).kind, *spec.services_of(node)):
             groups[group].append(node)
     shared = {
         "gridstead_cluster": spec.name,
         "gridstead_domain": spec.domain,
         "gridstead_provider": spec.provider,
-        "gridstead_shares": list(spec.shares),
+        "gridstead_shares": [share.path for share in spec.shares],
+        "gridstead_share_origins": spec.origins,
         "gridstead_secrets": str(paths.secrets),
     }
     return {
         **{group: {"hosts": hosts} for group, hosts in groups.items()},
         "all": {"children": sorted(groups), "vars": shared},
-        "_meta": {"hostvars": {node: host_variables(spec, paths, node, access) for node, access in declared.items()}},
+        "_meta": {"hostvars": {node: host_variables(spec, paths, node, access) for node, access in known.items()}},
     }
+
+
+def declared(spec: Cluster) -> dict[str, NodeAccess]:
+    """The declared nodes, as if they were there, with their names in place of addresses: to check variables before anything is made."""
+    return {node: NodeAccess(node, node) for node in spec.node_names()}
 
 
 def ssh_config(spec: Cluster, paths: SitePaths, nodes: dict[str, NodeAccess]) -> str:

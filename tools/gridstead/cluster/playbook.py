@@ -119,6 +119,7 @@ def play(
     limit: Sequence[str] = (),
     skip: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Recap:
     """Run playbooks on a site.
 
@@ -130,6 +131,7 @@ def play(
         limit: hosts or groups to keep to.
         skip: tags to leave out.
         variables: extra variables; no secrets, they are on the command line.
+        settings: more of Ansible's environment.
 
     Returns:
         What was changed where.
@@ -137,14 +139,14 @@ def play(
     Raises:
         PlaybookError: a task failed or a host could not be reached.
     """
-    return Run(playbooks, paths, progress, what=what, limit=limit, skip=skip, variables=variables)()
+    return Run(playbooks, paths, progress, what=what, limit=limit, skip=skip, variables=variables, settings=settings)()
 
 
 class Run:
     """One run of Ansible.
 
     Args:
-        playbooks, paths, progress, what, limit, skip, variables: as of :func:`play`.
+        playbooks, paths, progress, what, limit, skip, variables, settings: as of :func:`play`.
         at_play: asked at the start of each play, with its name, when it may begin; a run that may not go on ends there.
     """
 
@@ -158,9 +160,11 @@ class Run:
         limit: Sequence[str] = (),
         skip: Sequence[str] = (),
         variables: Mapping[str, Any] | None = None,
+        settings: Mapping[str, str] | None = None,
         at_play: Callable[[str], bool] | None = None,
     ) -> None:
         self.paths, self.progress, self.what, self.at_play = paths, progress, what, at_play
+        self.settings = settings or {}
         self.log = paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{what.replace(' ', '-')}.log"
         self.argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(paths.spec)]
         self.argv += [str(ROOT / "playbooks" / name) for name in playbooks]
@@ -186,7 +190,7 @@ class Run:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=environment(self.paths, (writing, wait)),
+                    env={**environment(self.paths, (writing, wait)), **self.settings},
                     pass_fds=[writing, wait],
                     cwd=ROOT,
                 )

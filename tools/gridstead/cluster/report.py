@@ -101,9 +101,11 @@ def print_up(site: Site, outcome: Outcome, proof: FirstJob | FirstFile | None, o
     if proof is not None:
         out.print(str(proof))
     option = site.paths.option
-    ce, controller, monitor = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "monitoring"))
+    ce, login, controller, monitor = (
+        site.first_node_with(service) for service in ("arc_ce", "slurm_client", "slurm_controller", "monitoring")
+    )
     if ce or controller:
-        out.print(f"log in:    tools/cluster ssh {ce or controller}{option} --user grid")
+        out.print(f"log in:    tools/cluster ssh {ce or login or controller}{option} --user grid")
     if ce:
         out.print("submit:    arcsub /usr/local/share/gridstead/hello.xrsl    (there; then arcstat -a, arcget -a)")
     elif controller:

@@ -161,9 +161,31 @@ class Site:
         """The nodes that exist."""
         return self.provider.nodes(self.provider.observe())
 
-    def inventory(self) -> dict[str, Any]:
-        """Ansible's view of the site."""
-        return inventory.build(self.spec, self.paths, self.nodes())
+    def inventory(self, *, declared: bool = False) -> dict[str, Any]:
+        """Ansible's view of the site.
+
+        Args:
+            declared: of the nodes that are declared, not of those that exist.
+        """
+        return inventory.build(self.spec, self.paths, inventory.declared(self.spec) if declared else self.nodes())
+
+    def check_variables(self) -> None:
+        """See that the variables beside cluster.yml fit it and each other, on the nodes that are declared.
+
+        Raises:
+            InputError: they do not.
+        """
+        try:
+            playbook.play(
+                ["validate.yml"],
+                self.paths,
+                self.progress,
+                what="check variables",
+                variables={"validate_declared": True},
+                settings={inventory.DECLARED: "1"},
+            )
+        except playbook.PlaybookError as error:
+            raise InputError(error.message, hint=error.hint) from None
 
     # -- whose it is -----------------------------------------------------------------------------------------------
 
@@ -216,8 +238,11 @@ class Site:
         steps = tuple(step for plan in plans for step in plan.steps)
         return Plan((*repair.done, *steps), (*repair.held, *plans[-1].held))
 
-    def _passes(self, repair: Repair, replace: Iterable[str], *, wait: bool, adopt: bool) -> Iterator[Plan]:
-        """Carry out what is to be done, nodes that are made anew of our own accord a few at a time; yields what was done each time."""
+    def _passes(self, repair: Repair, replace: Iterable[str], *, wait: bool, adopt: bool, check: bool = False) -> Iterator[Plan]:
+        """Carry out what is to be done, nodes that are made anew of our own accord a few at a time; yields what was done each time.
+
+        Before anything is made, the site's variables are checked, if asked for.
+        """
         fresh = not self.paths.ssh_key.exists()
         self.provider.settle()
         asked = dict.fromkeys(replace, "asked for")
@@ -236,6 +261,8 @@ class Site:
             return plan, observed, more
 
         plan, observed, more = look()
+        if check and _made(plan):
+            self.check_variables()
         for node in asked:
             if Key(Kind.NODE, node) in observed and (said := loss(self.spec, node)):
                 self.progress.say(f"{node} is made anew; of {said}", style="yellow")
@@ -436,7 +463,7 @@ class Site:
         with self.changing():
             repair = Repair(self.spec, self.paths, self.provider, self.progress, self)
             spared: tuple[Held, ...] = ()
-            for plan in self._passes(repair, replace, wait=wait, adopt=adopt):
+            for plan in self._passes(repair, replace, wait=wait, adopt=adopt, check=configure):
                 outcome.plan = Plan((*outcome.plan.steps, *plan.steps))
                 outcome.seconds["provision"] += time.monotonic() - began
                 spared = plan.held
@@ -459,7 +486,7 @@ class Site:
         groups, inputs = configuration.groups_of(listing), configuration.inputs(self.paths, listing)
         asked = {node: present[node] for node in inputs if node not in quiet}
         with self.progress.step("compare", "every node with how it was left", silent=True):
-            verdicts = {} if full else seal.check(self.paths, asked, inputs, self.spec.shares)
+            verdicts = {} if full else seal.check(self.paths, asked, inputs, self.spec.own_shares)
         todo = {node: set(digests) for node, digests in inputs.items()} if full else seal.todo(verdicts, groups)
         todo = {node: roles for node, roles in todo.items() if node in asked}
         for node, verdict in verdicts.items():
@@ -474,7 +501,7 @@ class Site:
             if filesystems.remember(self.paths, self.provider, configured):
                 # It is in the inventory from now on, and nodes are to be sealed as the next run will find them.
                 inputs = configuration.inputs(self.paths, inventory.build(self.spec, self.paths, self.nodes()))
-            seal.put(self.paths, configured, inputs, self.spec.shares)
+            seal.put(self.paths, configured, inputs, self.spec.own_shares)
         self.resume(quiet, [node for node, roles in todo.items() if "slurm_node" in roles])
         outcome.seconds["configure"] = outcome.seconds.get("configure", 0.0) + time.monotonic() - began
 
@@ -536,13 +563,16 @@ class Site:
             )
 
     def stop(self) -> list[str]:
-        """Shut all nodes down, compute nodes before the servers they use."""
+        """Shut all nodes down, compute nodes before the servers they use, and file servers last: other servers are their clients."""
         with self.changing():
             observed = self.provider.observe()
             self.claim(observed, adopt=False, fresh=not self.paths.ssh_key.exists())
             running = [node for node, access in self.provider.nodes(observed).items() if access.running]
-            servers = {node for node in running if configuration.serves(self.spec.services_of(node))}
-            for group in ([node for node in running if node not in servers], [node for node in running if node in servers]):
+            turns: list[list[str]] = [[], [], []]
+            for node in running:
+                services = self.spec.services_of(node)
+                turns[2 if "nfs_server" in services else 1 if configuration.serves(services) else 0].append(node)
+            for group in turns:
                 each(self._stop_one, group, at_once=self.provider.parallel)
         return running
 

@@ -13,48 +13,14 @@ from ipaddress import IPv4Network
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gridstead.cluster.node import Node
+from gridstead.cluster.services import SERVICES, Need
 
-#: Services a node kind can offer; each is an inventory group, mapped to roles in playbooks/site.yml.
-SERVICES: dict[str, str] = {
-    "nfs_server": "exports the shared file system",
-    "nfs_client": "mounts the shared file system",
-    "slurm_accounting": "slurmdbd on MariaDB",
-    "slurm_controller": "slurmctld",
-    "slurm_node": "slurmd",
-    "cvmfs_stratum0": "publishes the site's own CVMFS repositories",
-    "cvmfs_squid": "caches what CVMFS clients fetch",
-    "cvmfs_client": "mounts CVMFS repositories",
-    "arc_ce": "the ARC computing element (A-REX, INTERNAL interface)",
-    "arc_client": "ARC's command line clients",
-    "monitoring": "Prometheus and its dashboard",
-}
-
-#: Services whose nodes hold what cannot be made again, and what that is. The shared directories lie where ``shares`` says, all
-#: else below :data:`STATE_DIRECTORY`.
-STATEFUL: dict[str, str] = {
-    "nfs_server": "the shared directories",
-    "slurm_accounting": "the accounting database",
-    "slurm_controller": "the queue of jobs",
-    "cvmfs_stratum0": "the site's CVMFS repositories and their keys",
-    "arc_ce": "the jobs of the computing element",
-    "monitoring": "what was measured",
-}
 #: Where services keep their state (the roles' variable gridstead_state).
 STATE_DIRECTORY = "/var/lib/state"
-
-#: Services that exactly one node of a site may offer.
-SINGLE_SERVICES = ("nfs_server", "slurm_accounting", "slurm_controller", "cvmfs_stratum0", "monitoring")
-
-#: What a service cannot work without, anywhere in the site.
-NEEDED_SERVICES = {
-    "nfs_client": "nfs_server",
-    "slurm_node": "slurm_controller",
-    "arc_ce": "slurm_controller",
-}
 
 _SIZE = re.compile(r"^(?P<number>[1-9][0-9]*)(?P<unit>[MGT])(i?B)?$")
 _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
@@ -171,6 +137,33 @@ class Flavor(_Model):
     name: CloudName | None = Field(
         default=None, description="The cloud's flavor; by default its smallest with these cpus and memory. Not for containers."
     )
+
+
+class Share(_Model):
+    """Directories that nodes see at the same path, with all that is in them."""
+
+    path: MountPoint
+    server: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9]{0,23}$",
+        description="The node that exports it, or the kind that it is the only node of; by default the only node with nfs_server.",
+    )
+    source: str | None = Field(
+        default=None,
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9.-]*:)?/[A-Za-z0-9_./-]*$",
+        description="For one that exists already, outside the site: HOST:/DIRECTORY, mounted by NFS, or, for containers, a directory of this machine.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.server is not None and self.source is not None:
+            raise ValueError(f"share {self.path} has a server of the site and a source outside of it; one of the two")
+        return self
+
+
+def _share(value: object) -> object:
+    """A share that is only a path, as the mapping that it stands for."""
+    return {"path": value} if isinstance(value, str) else value
 
 
 class NodeKind(_Model):
@@ -337,8 +330,11 @@ class Cluster(_Model):
     security_rules: tuple[SecurityRule, ...] = Field(
         default=(SecurityRule(ports="22"),), description="What may come in from outside, on a cloud; by default ssh to the public nodes."
     )
-    shares: tuple[MountPoint, ...] = Field(
-        default=("/grid",), description="Directories of the nfs_server node that all nfs_client nodes see at the same path."
+    shares: tuple[Annotated[Share, BeforeValidator(_share, json_schema_input_type=MountPoint | Share)], ...] = Field(
+        default=(Share(path="/grid"),),
+        min_length=1,
+        description="Directories that all nfs_client nodes see at the same path: a path, or path with server or source. "
+        "Homes, session directories, cache and runtime environments are below the first.",
     )
     extra_services: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...] = Field(
         default=(), description="Services of the site's own, for its before.yml and after.yml."
@@ -392,17 +388,102 @@ class Cluster(_Model):
                         *("nodes", kind_name, "services"),
                     )
                 hosts[service] = hosts.get(service, 0) + kind.count
-        for service in SINGLE_SERVICES:
-            if hosts.get(service, 0) > 1:
+        for service, it in SERVICES.items():
+            if it.single and hosts.get(service, 0) > 1:
                 kind_name = next(name for name, kind in self.nodes.items() if service in kind.services and kind.count)
                 raise _mistake(f"{hosts[service]} nodes would offer {service}; one node may", "nodes", kind_name, "count")
-        for service, needed in NEEDED_SERVICES.items():
-            if hosts.get(service) and not hosts.get(needed):
-                kind_name = next(name for name, kind in self.nodes.items() if service in kind.services)
-                raise _mistake(f"service {service} needs {needed} on one node; no node offers it", "nodes", kind_name, "services")
+        needs = [
+            (kind_name, service, need)
+            for kind_name, kind in self.nodes.items()
+            for service in kind.services
+            for need in (SERVICES[service].needs if service in SERVICES and kind.count else ())
+        ]
+        # What is missing altogether is told before what is only elsewhere.
+        for kind_name, service, need in sorted(needs, key=lambda it: ("site", "node", "share").index(it[2].where)):
+            if lack := self._lack(kind_name, service, need):
+                raise _mistake(lack, "nodes", kind_name, "services")
         if not any(kind.count for kind in self.nodes.values()):
             raise _mistake("every count is 0; a site has at least one node", "nodes")
         return self
+
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        """Each share comes from one place, and no file server serves nothing."""
+        servers = [node for node in self.node_names() if "nfs_server" in self.services_of(node)]
+        for number, share in enumerate(self.shares):
+            at = ("shares", number)
+            for other in self.shares[:number]:
+                if PurePath(share.path).is_relative_to(other.path) or PurePath(other.path).is_relative_to(share.path):
+                    raise _mistake(f"{share.path} and {other.path} lie in each other; each share has a directory of its own", *at)
+            if share.source is not None and share.source.startswith("/") and self.provider != "podman":
+                raise _mistake(f"{share.source} is no HOST:/DIRECTORY; a directory of this machine is for containers", *at, "source")
+            if (
+                share.server is None
+                and share.source is None
+                and not servers
+                and any("nfs_client" in it.services for it in self.nodes.values())
+            ):
+                raise _mistake(f"no node exports {share.path}: nfs_server on one is right, or a source outside the site", *at)
+            if share.server is not None and self._server(share) is None:
+                kinds = [name for name, kind in self.nodes.items() if "nfs_server" in kind.services]
+                known = nearest(share.server, [*servers, *kinds])
+                raise _mistake(
+                    f"{share.server!r} is no node with nfs_server{known}; there are {', '.join(servers) or 'none'}", *at, "server"
+                )
+            if share.server is None and share.source is None and len(servers) > 1:
+                where = at if "shares" in self.model_fields_set else ("nodes", Node.parse(servers[-1]).kind, "services")
+                raise _mistake(
+                    f"which of {', '.join(servers)} exports {share.path}? Write shares: [{{path: {share.path}, server: {servers[0]}}}]",
+                    *where,
+                )
+        idle = sorted(set(servers) - {self._server(share) for share in self.shares})
+        if idle:
+            kind_name = Node.parse(idle[0]).kind
+            raise _mistake(f"{idle[0]} has nfs_server, and no share comes from it", "nodes", kind_name, "services")
+        return self
+
+    def _server(self, share: Share) -> str | None:
+        """The node that exports a share; None where there is none, or it is not to be told which."""
+        servers = [node for node in self.node_names() if "nfs_server" in self.services_of(node)]
+        if share.source is not None:
+            return None
+        meant = [node for node in servers if share.server in (None, node, Node.parse(node).kind)]
+        return meant[0] if len(meant) == 1 else None
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each share comes from, by its path: a node, or a place outside the site (with a slash). Those that nobody exports are not there."""
+        found = {share.path: share.source or self._server(share) for share in self.shares}
+        return {path: origin for path, origin in found.items() if origin is not None}
+
+    @property
+    def own_shares(self) -> list[str]:
+        """The paths of those that come from no place outside."""
+        return [share.path for share in self.shares if share.source is None]
+
+    def shares_seen(self, node: str) -> dict[str, str]:
+        """The shares that a node sees, by path, and where each comes from: those that it exports, and all of them where it is a client."""
+        client = "nfs_client" in self.services_of(node)
+        return {path: origin for path, origin in self.origins.items() if client or origin == node}
+
+    def _lack(self, kind_name: str, service: str, need: Need) -> str:
+        """What nodes of a kind lack of what a service needs; empty where they have it."""
+        words = " or ".join(need.of)
+        offering = {name for name, kind in self.nodes.items() if kind.count and set(need.of).intersection(kind.services)}
+        if "nfs_server" in need.of and any(share.source for share in self.shares):
+            return ""
+        if need.where == "site":
+            return "" if offering else f"service {service} needs {words} on one node, for {need.reason}; no node offers it"
+        if need.where == "node":
+            return "" if kind_name in offering else f"service {service} needs {words} on the same node, for {need.reason}; add {need.of[0]}"
+        others = sorted(offering - {kind_name} if self.nodes[kind_name].count == 1 else offering)
+        blind = [name for name in (kind_name, *others) if not {"nfs_server", "nfs_client"}.intersection(self.nodes[name].services)]
+        if not others or not blind:
+            return ""
+        return (
+            f"service {service} and {words} on {', '.join(others)} need shared directories, for {need.reason}; "
+            f"{' and '.join(dict.fromkeys(blind))} {'see' if len(blind) > 1 else 'sees'} none: add nfs_client there, and nfs_server to one node"
+        )
 
     def node_names(self) -> dict[str, Node]:
         """Every node by its name, in the order of the file."""
@@ -421,10 +502,12 @@ class Cluster(_Model):
         held: dict[str, Volume | None] = {}
         volumes = self.nodes[Node.parse(node).kind].volumes
         for service in self.services_of(node):
-            if service in STATEFUL or service in self.extra_services:
-                places = self.shares if service == "nfs_server" else (STATE_DIRECTORY,)
+            keeps = f"what {service} keeps" if service in self.extra_services else SERVICES[service].state
+            if keeps:
+                mine = [path for path, origin in self.origins.items() if origin == node]
+                places = mine if service == "nfs_server" else [STATE_DIRECTORY]
                 on = [next((it for it in volumes if PurePath(place).is_relative_to(it.mount)), None) for place in places]
-                held[STATEFUL.get(service, f"what {service} keeps")] = on[0] if on and all(on) else None
+                held[keeps] = on[0] if on and all(on) else None
         return held
 
 

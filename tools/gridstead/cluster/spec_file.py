@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from gridstead.cluster.errors import InputError
-from gridstead.cluster.spec import Cluster, Flavor, Image, Network, NodeKind, OpenStack, SecurityRule, Volume, nearest
+from gridstead.cluster.spec import Cluster, Flavor, Image, Network, NodeKind, OpenStack, SecurityRule, Share, Volume, nearest
 
 
 def _line_of(document: Any, location: tuple[str | int, ...]) -> int | None:
@@ -30,6 +30,18 @@ def _line_of(document: Any, location: tuple[str | int, ...]) -> int | None:
     return line
 
 
+def _written(document: Any, location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The location as far as the document has keys: a plain value that stands for a mapping has none."""
+    for number, part in enumerate(location):
+        if not isinstance(document, CommentedMap | CommentedSeq):
+            return location[:number]
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return location
+
+
 def _fields_at(location: tuple[str | int, ...]) -> dict[str, Any]:
     """The keys known where ``location``'s last part stands, to suggest the nearest."""
     models: dict[tuple[str, ...], type[BaseModel]] = {
@@ -38,6 +50,7 @@ def _fields_at(location: tuple[str | int, ...]) -> dict[str, Any]:
         ("network",): Network,
         ("openstack",): OpenStack,
         ("security_rules", "*"): SecurityRule,
+        ("shares", "*"): Share,
         ("nodes", "*"): NodeKind,
         ("nodes", "*", "flavor"): Flavor,
         ("nodes", "*", "volumes", "*"): Volume,
@@ -49,7 +62,7 @@ def _fields_at(location: tuple[str | int, ...]) -> dict[str, Any]:
 
 
 def _explain(error: Any, document: Any, path: Path) -> InputError:
-    location = (*(part for part in error["loc"] if part != "[key]"), *error.get("ctx", {}).get("at", ()))
+    location = _written(document, (*(part for part in error["loc"] if part != "[key]"), *error.get("ctx", {}).get("at", ())))
     line, message, hint = _line_of(document, location), str(error["msg"]), None
     if error["type"] == "extra_forbidden":
         known = _fields_at(location)

@@ -67,29 +67,73 @@ class VerificationError(GridsteadError):
     """The site does not do what it offers."""
 
 
-#: Runs on the frontend as the grid user: through ARC's own client, with INTERNAL, into Slurm and back.
+#: What ARC and Slurm know of a job that went wrong, each with where it stands; no more than is said. ARC's own commands tell of INTERNAL no more than that
+#: it has ended: the rest is in the A-REX's notes on the job, which its user may read (role arc_ce), and in Slurm.
+_WHY = """
+control=$(sed -n 's/^controldir *= *//p' "${ARC_CONFIG:-/etc/arc.conf}" | head -n 1)
+notes_on() { echo "${1##*/}" | sed -E "s,^(...)(...)(...)(.*),$control/jobs/\\1/\\2/\\3/\\4,"; }
+slurm_job() { [ ! -e "$notes/local" ] || job=$(sed -n 's/^localid=//p' "$notes/local"); }
+why() {
+    set +e
+    arcstat -l -j jobs.db "$id" 2>/dev/null | sed -n 's/^ *\\(State\\|Exit code\\|Job error\\): */arcstat: \\1: /p'
+    sed "s,^,A-REX ($notes/failed): ," "$notes/failed" 2>/dev/null
+    # Without the job script, which stands there as well.
+    awk '/script follows/ { skip = 2 } skip && /^-+$/ { skip--; next } skip { next }
+        tolower($0) ~ /error|fail|fatal|denied|cannot|could ?n.t|unable|no such|invalid/' "$notes/errors" 2>/dev/null |
+        tail -n 6 | sed "s,^,A-REX ($notes/errors): ,"
+    slurm_job
+    if [ -n "$job" ]; then
+        said=$(scontrol --oneliner show job "$job" 2>&1)
+        echo "Slurm (scontrol show job $job):$(echo "$said" | grep -oE '^slurm.*| (JobState|Reason|ExitCode|NodeList)=[^ ]+' | tr -d '\\n')"
+        errors=$(echo "$said" | sed -n 's/.* StdErr=\\([^ ]*\\).*/\\1/p')
+        [ -z "$errors" ] || [ -e "$errors" ] ||
+            echo "the job's node wrote $errors, which is not there on $(hostname): do they see the same file system?"
+    else
+        echo "Slurm: ARC has not brought it there (no localid in $notes/local)"
+    fi
+    for file in got/*/err got/*/out; do
+        [ ! -s "$file" ] || sed "s,^,the job's own ${file##*/}: ," "$file" | tail -n 4
+    done
+}
+"""
+#: Runs on the CE's node as the grid user: through ARC's own client, with INTERNAL, into Slurm and back.
 #: arcget's exit code and the fetched bytes are the proof; the words the job prints are new in each run.
-_ARC = """
+_ARC = f"""
 set -eu
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"
+{_WHY}
 cat >hello.xrsl <<'END'
 &(executable="/bin/sh")(arguments="-c" "echo TOKEN; hostname")(stdout="out")(stderr="err")(jobname="first job")
 END
 id=$(arcsub -C file://localhost -T org.nordugrid.internal -Q NONE -j jobs.db hello.xrsl 2>log | sed -n 's/.*jobid: *//p')
-[ -n "$id" ] || { cat log; exit 1; }
+[ -n "$id" ] || {{ echo "arcsub:"; cat log; exit 1; }}
+notes=$(notes_on "$id") job=
 end=$(($(date +%s) + LIMIT))
 while :; do
     state=$(arcstat -j jobs.db "$id" 2>&1 | sed -n 's/^ *State: *//p')
-    case $state in Finished*) break ;; Failed*|Killed*|Deleted*) arcstat -l -j jobs.db "$id"; exit 1 ;; esac
-    [ "$(date +%s)" -lt "$end" ] || { echo "still $state after LIMIT s"; arcstat -l -j jobs.db "$id"; exit 1; }
+    case $state in Finished*) break ;; Failed*|Killed*|Deleted*) why; exit 1 ;; esac
+    [ "$(date +%s)" -lt "$end" ] || {{ echo "it was still $state after LIMIT s"; why; exit 1; }}
     sleep 0.2
 done
-arcget -j jobs.db -D got "$id" >/dev/null 2>&1 || { echo "arcget failed"; exit 1; }
+[ ! -e "$notes/failed" ] || {{ why; exit 1; }}
+slurm_job
+# With this the A-REX forgets the job.
+arcget -j jobs.db -D got "$id" >arcget.log 2>&1 || {{ echo "arcget: $(tail -n 2 arcget.log)"; why; exit 1; }}
+grep -qsx TOKEN got/*/out || {{ echo "it ended well, and its output is not what it printed"; why; exit 1; }}
 echo "id $id"; cat got/*/out
 """
+#: With Slurm's own commands. srun waits for ever, and says no reason: that is asked for when it is given up.
 _SLURM = """
 set -eu
-echo "id srun"; srun --ntasks=1 sh -c 'echo TOKEN; hostname'
+name=first-job-$$
+{
+    sleep LIMIT >/dev/null 2>&1
+    echo "it had no result after LIMIT s; Slurm (squeue): $(squeue --noheader --name="$name" --format='job %i is %T, reason %r')"
+    scancel --name="$name"
+} &
+echo "id srun"; srun --job-name="$name" --ntasks=1 sh -c 'echo TOKEN; hostname' || status=$?
+kill $! 2>/dev/null || true
+exit "${status:-0}"
 """
 
 
@@ -113,12 +157,12 @@ def first_check(site: Site) -> FirstJob | FirstFile | None:
     Raises:
         VerificationError: it did not work.
     """
-    ce, controller, client = (site.first_node_with(service) for service in ("arc_ce", "slurm_controller", "nfs_client"))
+    ce, login, controller = (site.first_node_with(service) for service in ("arc_ce", "slurm_client", "slurm_controller"))
     proof: FirstJob | FirstFile | None = None
     if controller and site.first_node_with("slurm_node"):
-        proof = _first_job(site, ce or controller, "ARC" if ce else "Slurm")
-    elif client and (server := site.first_node_with("nfs_server")):
-        proof = _first_file(site, server, client)
+        proof = _first_job(site, ce or login or controller, "ARC" if ce else "Slurm")
+    elif exchange := _exchange(site):
+        proof = _first_file(site, *exchange)
     # On a full disk there is just no mark, and the next `up` checks again.
     with contextlib.suppress(OSError):
         site.paths.checked.touch()
@@ -133,9 +177,19 @@ def stands(site: Site) -> bool:
         return False
 
 
-def _first_file(site: Site, server: str, client: str) -> FirstFile:
-    """Write a file into the first share on its server, and read it on a client."""
-    share, token, began = site.spec.shares[0], uuid.uuid4().hex, time.monotonic()
+def _exchange(site: Site) -> tuple[str, str, str] | None:
+    """A share, a node that writes into it, its server where it has one in the site, and another node that sees it; None when there is nothing such."""
+    for share, origin in site.spec.origins.items():
+        seeing = [node for node in site.spec.node_names() if share in site.spec.shares_seen(node)]
+        seeing.sort(key=lambda node: node != origin)
+        if len(seeing) > 1:
+            return share, seeing[0], seeing[1]
+    return None
+
+
+def _first_file(site: Site, share: str, server: str, client: str) -> FirstFile:
+    """Write a file into a share on one node, and read it on another."""
+    token, began = uuid.uuid4().hex, time.monotonic()
     nodes = site.nodes()
 
     def on(node: str, script: str, *words: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,7 +27,7 @@ def _server(host: Host) -> Host:
     return host.get_host("ansible://frontend001", ansible_inventory=host.backend.ansible_runner.inventory_file)
 
 
-def converge(host: Host, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def converge(host: Host, tmp_path: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Apply the role as an operator does and give Ansible's own words."""
     playbook = tmp_path / "play.json"
     playbook.write_text(json.dumps(PLAY))
@@ -46,6 +46,36 @@ def test_client_writes_server_reads(host: Host, server: Host) -> None:
     seen = server.file("/grid/home/alice/c")
     assert seen.content_string == "from the client\n"
     assert (seen.user, seen.group) == ("alice", "alice")
+
+
+def test_a_share_of_another_server(host: Host) -> None:
+    archive = host.get_host("ansible://archive001", ansible_inventory=host.backend.ansible_runner.inventory_file)
+    archive.check_output("sh -c %s", "install -o alice -m 644 /dev/null /data/a && echo from the archive > /data/a")
+    assert host.file("/data/a").content_string == "from the archive\n"
+    assert host.file("/data/.gridstead-share").content_string.split()[1:3] == ["archive001", "/data"]
+
+
+def test_a_share_from_outside_the_site(host: Host, tmp_path: Path) -> None:
+    """The provider brings it: to the role it is a mount. What the site has below it is made there once, and nothing else is touched."""
+    outside = {
+        "nfs_client_mounts": [{"path": "/grid", "server": "frontend001"}, {"path": "/outside", "source": "/of/the/provider"}],
+        "nfs_server_directories": [{"path": "/grid/home"}, {"path": "/outside/session", "owner": "grid", "group": "grid"}],
+        "nfs_server_users": [{"name": "alice", "home": "/outside/alice"}],
+    }
+    host.check_output("mkdir -p /outside")
+    try:
+        refused = converge(host, tmp_path, **outside)
+        assert refused.returncode != 0
+        assert "The shares from outside are mounted" in refused.stdout
+        assert not host.file("/outside/session").exists, "it would be the node's own directory"
+        host.check_output("mount -t tmpfs outside /outside && touch /outside/theirs")
+        assert converge(host, tmp_path, **outside).returncode == 0
+        assert (host.file("/outside/session").user, host.file("/outside/alice").user) == ("grid", "alice")
+        assert host.file("/outside/alice").mode == 0o700
+        assert "changed=0 " in converge(host, tmp_path, **outside).stdout
+        assert sorted(host.check_output("ls -A /outside").split()) == ["alice", "session", "theirs"]
+    finally:
+        host.run("umount /outside; rmdir /outside")
 
 
 def test_users_start_in_their_shared_home(host: Host) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from testinfra.host import Host
 
-testinfra_hosts = ["ansible://nfs_server"]
+testinfra_hosts = ["ansible://frontend"]
 
 SERVICE = "nfs-ganesha"
 # Every byte there is, so that nothing that alters text goes unnoticed.
@@ -77,6 +77,16 @@ def test_nothing_of_nfs3_listens(host: Host) -> None:
 def test_directories(host: Host, path: str, owner: str, mode: int) -> None:
     directory = host.file(path)
     assert (directory.user, directory.group, directory.mode) == (owner, owner, mode)
+
+
+def test_each_server_has_its_own_shares(host: Host) -> None:
+    archive = other(host, "archive001")
+    assert "Path = /grid;" in host.file("/etc/ganesha/exports.conf").content_string
+    assert "/data" not in host.file("/etc/ganesha/exports.conf").content_string
+    assert "Path = /data;" in archive.file("/etc/ganesha/exports.conf").content_string
+    assert "/grid" not in archive.file("/etc/ganesha/exports.conf").content_string
+    assert archive.service(SERVICE).is_running
+    assert not archive.file("/grid/home").exists, "what lies below another's share is the other's to make"
 
 
 def test_home_has_the_skeleton(host: Host) -> None:

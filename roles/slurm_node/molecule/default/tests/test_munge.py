@@ -6,7 +6,7 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-testinfra_hosts = ["ansible://slurm_controller", "ansible://slurm_node"]
+testinfra_hosts = ["ansible://slurm_controller", "ansible://slurm_node", "ansible://slurm_client"]
 
 
 def test_service(host: Host) -> None:

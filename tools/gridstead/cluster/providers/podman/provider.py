@@ -189,8 +189,8 @@ class PodmanProvider(Provider):
         present = {name: str(found.data["address"]) for name, found in observed.of(Kind.NODE).items()}
         address = subnet.addresses(cidr, list(names), present)
         resources = [Resource(Key(Kind.NETWORK, self.network), {"cidr": str(cidr)})]
-        shares = [Key(Kind.SHARE, path) for path in self.spec.shares] if self.share_mode == "directory" else []
-        resources += [Resource(key) for key in shares]
+        own = self.spec.own_shares if self.share_mode == "directory" else []
+        resources += [Resource(Key(Kind.SHARE, path)) for path in own]
         published: set[str] = set()
         for node, it in names.items():
             kind = self.spec.nodes[it.kind]
@@ -200,15 +200,16 @@ class PodmanProvider(Provider):
                 attachment = Resource(Key(Kind.ATTACHMENT, made.key.name), {"node": node}, needs=(made.key,))
                 resources += [made, attachment]
                 attachments.append(attachment.key)
-            sees_shares = {"nfs_server": "rshared", "nfs_client": "rslave"}
-            propagation = next((how for service, how in sees_shares.items() if service in kind.services), None)
+            seen = self.spec.shares_seen(node)
             properties = {
                 "address": address[node],
                 "publish": list(kind.publish) if it.kind not in published else [],
-                "shares": {key.name: propagation for key in shares} if propagation else {},
+                "shares": {path: "rshared" if seen[path] == node else "rslave" for path in own if path in seen},
+                # Directories of this machine, by where the node has them.
+                "directories": {path: origin for path, origin in seen.items() if origin.startswith("/")},
             }
             published.add(it.kind)
-            needs = (Key(Kind.NETWORK, self.network), *attachments, *(shares if propagation else ()))
+            needs = (Key(Kind.NETWORK, self.network), *attachments, *(Key(Kind.SHARE, path) for path in own if path in seen))
             resources.append(Resource(Key(Kind.NODE, node), properties, needs))
         return resources
 
@@ -236,12 +237,29 @@ class PodmanProvider(Provider):
             problems.append("the podman provider needs root: run this as root, or with sudo")
         if not self.host.loop and any(resource.key.kind is Kind.VOLUME for resource in resources):
             problems.append("no /dev/loop-control: this kernel has no loop devices, so volumes cannot be made")
+        problems += self._lacking_shares()
         if problems:
             raise PreflightError("\n".join(problems))
         self._check_disk(resources, spare)
         for resource in resources:
             for port in resource.properties.get("publish", ()) if resource.key.kind is Kind.NODE else ():
                 self._check_port(str(port), resource.key.name)
+
+    def _lacking_shares(self) -> list[str]:
+        """What there is not of the shares from outside the site."""
+        outside = [share for share in self.spec.shares if share.source is not None]
+        found = [
+            f"{share.source}, the source of share {share.path}, is no directory of this machine"
+            for share in outside
+            if str(share.source).startswith("/") and not Path(str(share.source)).is_dir()
+        ]
+        if self.share_mode == "directory":
+            found += [
+                f"this kernel has no NFS client to mount {share.source} with; a directory of this machine is right for share {share.path}"
+                for share in outside
+                if not str(share.source).startswith("/")
+            ]
+        return found
 
     def _check_disk(self, resources: Sequence[Resource], spare: int) -> None:
         present = self.volumes.sizes()
@@ -370,6 +388,8 @@ class PodmanProvider(Provider):
         ]
         for path, propagation in properties["shares"].items():
             arguments += ["--volume", f"{self.volumes.share(path)}:{path}:{propagation}"]
+        for path, source in properties["directories"].items():
+            arguments += ["--volume", f"{source}:{path}:rslave"]
         for port in properties["publish"]:
             arguments += ["--publish", str(port)]
         self.podman("create", *arguments, self.image, "/sbin/init")
@@ -379,9 +399,8 @@ class PodmanProvider(Provider):
 
     def _nfs_servers_of(self, node: str) -> list[str]:
         """The nodes whose shares a node has mounted by NFS: without them it can neither unmount nor end at once."""
-        servers = [name for name in self.spec.node_names() if "nfs_server" in self.spec.services_of(name)]
-        mounts = self.share_mode == "nfs" and "nfs_client" in self.spec.services_of(node) and node not in servers
-        return servers if mounts else []
+        origins = set(self.spec.shares_seen(node).values()) - {node} if self.share_mode == "nfs" else set()
+        return sorted(origins.intersection(self.spec.node_names()))
 
     def _write_seed(self, node: str) -> bool:
         """Write what a node is told of itself; whether its host key is a new one."""
@@ -532,5 +551,5 @@ class PodmanProvider(Provider):
         if self.host.cgroup != "v2":
             notes.append(f"cgroups are {self.host.cgroup} here: nodes run in a mount namespace with a pure cgroup2 tree")
         if self.share_mode == "directory":
-            notes.append("this kernel has no NFS client: the provider shares " + ", ".join(self.spec.shares) + " itself")
+            notes.append("this kernel has no NFS client: the provider shares " + ", ".join(self.spec.own_shares) + " itself")
         return notes

@@ -203,6 +203,7 @@ class Keeper:
         self.systemctl = systemctl
         self.pretend = pretend
         self.actions: list[str] = []
+        self.moved = False
 
     def run(self) -> None:
         """See to all units, in order.
@@ -219,6 +220,10 @@ class Keeper:
                 self.systemctl("daemon-reload")
                 seen = self.systemctl.show(names)
         for unit in self.units:
+            if self.moved:
+                # What was started or restarted may have taken this one with it.
+                seen = self.systemctl.show(names)
+                self.moved = False
             self._see_to(unit, seen[unit.name])
 
     def _place(self, unit: Unit) -> bool:
@@ -301,6 +306,7 @@ class Keeper:
         """
         try:
             self.systemctl("reset-failed", unit.name, check=False)
+            self.moved = True
             self.systemctl(verb, unit.name)
             state = self.systemctl.show([unit.name])[unit.name]
         except ServiceError as error:

@@ -29,6 +29,7 @@ SERVICES: dict[str, str] = {
     "cvmfs_squid": "caches what CVMFS clients fetch",
     "cvmfs_client": "mounts CVMFS repositories",
     "arc_ce": "the ARC computing element (A-REX, INTERNAL interface)",
+    "arc_rest": "the REST interface of the computing element on the same node",
     "arc_client": "ARC's command line clients",
     "monitoring": "Prometheus and its dashboard",
 }
@@ -55,6 +56,9 @@ NEEDED_SERVICES = {
     "slurm_node": "slurm_controller",
     "arc_ce": "slurm_controller",
 }
+
+#: What a service cannot work without on the same node.
+COMPANIONS = {"arc_rest": "arc_ce"}
 
 _SIZE = re.compile(r"^(?P<number>[1-9][0-9]*)(?P<unit>[MGT])(i?B)?$")
 _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
@@ -275,6 +279,7 @@ class SecurityRule(_Model):
     protocol: Literal["tcp", "udp", "icmp"] = "tcp"
     sources: tuple[str, ...] = Field(default=("0.0.0.0/0",), min_length=1, description="The IPv4 networks it may come from.")
     kinds: tuple[KindName, ...] = Field(default=(), description="To which nodes; by default those with public: true.")
+    services: tuple[str, ...] = Field(default=(), description="To the nodes that offer one of these services, if there are any.")
 
     @field_validator("sources")
     @classmethod
@@ -351,6 +356,10 @@ class Cluster(_Model):
             for kind_name in rule.kinds:
                 if kind_name not in self.nodes:
                     raise _mistake(f"no node kind {kind_name!r}{nearest(kind_name, self.nodes)}", *("security_rules", number, "kinds"))
+            for service in rule.services:
+                known = (*SERVICES, *self.extra_services)
+                if service not in known:
+                    raise _mistake(f"no service {service!r}{nearest(service, known)}", *("security_rules", number, "services"))
         if self.provider == "openstack":
             return self
         for what, given in (("openstack", self.openstack != OpenStack()), ("image", self.image.name is not None)):
@@ -400,6 +409,10 @@ class Cluster(_Model):
             if hosts.get(service) and not hosts.get(needed):
                 kind_name = next(name for name, kind in self.nodes.items() if service in kind.services)
                 raise _mistake(f"service {service} needs {needed} on one node; no node offers it", "nodes", kind_name, "services")
+        for kind_name, kind in self.nodes.items():
+            for service in kind.services:
+                if (needed := COMPANIONS.get(service, service)) not in kind.services:
+                    raise _mistake(f"service {service} needs {needed} on the same node", "nodes", kind_name, "services")
         if not any(kind.count for kind in self.nodes.values()):
             raise _mistake("every count is 0; a site has at least one node", "nodes")
         return self

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from support import ROOT
 
 if TYPE_CHECKING:
@@ -46,6 +48,18 @@ def run_role(host: Host, role: str, variables: dict[str, Any] | None = None, *, 
     assert (done.returncode != 0) == bool(wanted), output
     assert wanted in " ".join(output.split()), output
     return output
+
+
+def play_variables(test: str, play: str) -> dict[str, Any]:
+    """The variables of a play of the converge.yml of a scenario.
+
+    Args:
+        test: a test file of the scenario.
+        play: the play's name.
+    """
+    plays = yaml.safe_load((Path(test).parents[1] / "converge.yml").read_text())
+    found: dict[str, Any] = next(it for it in plays if it["name"] == play)["vars"]
+    return found
 
 
 def run_module(host: Host, module: str, **parameters: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,8 +201,8 @@ def _host(variables: dict[str, Any]) -> Any:
 
 
 def load(file: Path) -> ModuleType:
-    """A Python file that is in no package, such as an Ansible plugin, as a module."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    """A Python file that is in no package, such as an Ansible plugin or a role's program, as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file, loader=SourceFileLoader(file.stem, str(file)))
     assert spec is not None, file
     assert spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)

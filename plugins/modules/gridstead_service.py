@@ -204,6 +204,7 @@ class Keeper:
         self.systemctl = systemctl
         self.pretend = pretend
         self.actions: list[str] = []
+        self.moved = False
 
     def run(self) -> None:
         """See to all units, in order.
@@ -225,6 +226,10 @@ class Keeper:
                     raise ServiceError(f"unit {name} cannot run: systemd says {seen[name]['LoadState']}")
         self._enable([unit.name for unit in self.units if unit.enabled and seen[unit.name]["UnitFileState"] not in ENABLED])
         for unit in self.units:
+            if self.moved:
+                # What was started or restarted may have taken this one with it.
+                seen = self.systemctl.show(names)
+                self.moved = False
             self._see_to(unit, seen[unit.name])
 
     def _enable(self, names: list[str]) -> None:
@@ -305,6 +310,7 @@ class Keeper:
         """
         try:
             self.systemctl("reset-failed", unit.name, check=False)
+            self.moved = True
             self.systemctl(verb, unit.name)
             state = self.systemctl.show([unit.name])[unit.name]
         except ServiceError as error:

@@ -15,6 +15,7 @@ from gridstead.cluster.paths import ROOT, SitePaths
 from gridstead.cluster.providers.base import Device, NodeAccess
 from gridstead.cluster.seal import Verdict, todo
 from gridstead.cluster.spec import Cluster
+from gridstead.pki.authority import Authority, Request
 
 KINDS: dict[str, Any] = {
     "frontend": {"count": 1, "services": ["nfs_server", "slurm_accounting", "slurm_controller", "cvmfs_stratum0", "arc_ce", "monitoring"]},
@@ -189,9 +190,33 @@ def test_a_secret_concerns_the_roles_that_read_secrets(paths: SitePaths, name: s
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("another one")
     after = changed(before, inputs(paths))
-    assert {role for roles in after.values() for role in roles} == {"munge", "slurm_accounting"}
+    assert {role for roles in after.values() for role in roles} == {"munge", "slurm_accounting", "arc_ce"}
     paths.ssh_key.write_text("another key")
     assert changed(inputs(paths), inputs(paths)) == {}
+
+
+def test_what_roles_issued_is_none_of_their_inputs(paths: SitePaths) -> None:
+    before = inputs(paths)
+    (paths.secrets / "ca").mkdir()
+    (paths.secrets / "ca" / "ca.pem").write_text("minted in this run")
+    assert changed(before, inputs(paths)) == {}
+
+
+def test_certificates_are_renewed_where_they_are_issued(paths: SitePaths) -> None:
+    plain = configuration.groups_of(listing(paths))
+    assert configuration.renewals(paths, plain) == {}, "no REST, no certificates"
+    services = [*KINDS["frontend"]["services"], "arc_rest"]
+    groups = configuration.groups_of(listing(paths, frontend={"services": services}, proxy={"services": ["cvmfs_squid", "arc_client"]}))
+    work = {"frontend001": {"arc_ce"}, "proxy001": {"arc_client"}}
+    assert configuration.renewals(paths, groups) == work, "there is no authority"
+    authority, user = Authority(paths.secrets / "ca", "/O=trial/CN=Authority"), Request("user-alice", "/O=trial/CN=alice")
+    authority.ensure([user], days=31)
+    assert configuration.renewals(paths, groups) == {}
+    (paths.secrets / "ca" / "user-alice.pem").unlink()
+    authority.ensure([user], days=29)
+    assert configuration.renewals(paths, groups) == work
+    (paths.secrets / "ca" / "user-alice.pem").write_text("cut o")
+    assert configuration.renewals(paths, groups) == work
 
 
 def role(roles: Path, name: str, **files: str) -> None:

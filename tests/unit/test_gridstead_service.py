@@ -123,6 +123,28 @@ def test_a_new_service_is_started_once_and_left_alone(world: World) -> None:
     assert world.manager.calls == [], "asking once is all"
 
 
+def test_a_service_that_another_ones_restart_took_with_it_is_waited_for(world: World) -> None:
+    """As the REST interface, which systemd starts again with the A-REX: by then it is no more what it was when all were asked."""
+    world.run()
+    world.once.write_text("2")
+    states = iter([("active", "active"), ("active", "active"), ("activating", "activating"), ("active", "active")])
+    show = world.manager.show
+
+    def now(names: list[str]) -> dict[str, dict[str, str]]:
+        if len(names) == 1:
+            return show(names)
+        first, second = next(states)
+        found = {name: dict(state) for name, state in show(names).items()}
+        found["some.service"]["ActiveState"], found["other.service"]["ActiveState"] = "active" if first else "", second
+        return found
+
+    world.manager.show = now  # type: ignore[method-assign]
+    units = [service.Unit("some.service", True, (str(world.once),), (), ()), service.Unit("other.service", True, (), (), ())]
+    world.manager.calls.clear()
+    service.Keeper(units, world.manager, pretend=False).run()
+    assert world.manager.calls[-2:] == ["reset-failed", "start"]
+
+
 def test_changed_files_restart_or_reload(world: World) -> None:
     world.run()
     world.again.write_text("2")

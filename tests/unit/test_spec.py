@@ -224,6 +224,12 @@ MISTAKES = {
         "services: [nfs_server",
         ["nodes.frontend.services", "the session directories of its jobs", "compute sees none: add nfs_client there"],
     ),
+    "REST without its computing element": (
+        "services: [nfs_client",
+        "services: [arc_rest, nfs_client",
+        "services: [arc_rest",
+        ["nodes.compute.services", "arc_rest needs arc_ce on the same node"],
+    ),
     "no server for the clients": ("nfs_server, ", "", "services: [nfs_client", ["nfs_client needs nfs_server"]),
     "duplicate volume": (
         "        mount: /scratch\n",
@@ -585,6 +591,7 @@ def test_the_example_sites_hold(site: str) -> None:
         ("security_rules: [{ports: '22', protocol: icmp}]\n", ["icmp has no ports"]),
         ("security_rules: [{ports: '22', sources: [everywhere]}]\n", ["192.0.2.0/24"]),
         ("security_rules: [{ports: '22', kinds: [fronted]}]\n", ["no node kind 'fronted'", "'frontend'"]),
+        ("security_rules: [{ports: '8443', services: [arc_rets]}]\n", ["security_rules.0.services", "no service 'arc_rets'", "'arc_rest'"]),
         ("security_rules: [{port: '22'}]\n", ["unknown key", "'ports'"]),
         ("openstack: {clod: mine}\n", ["unknown key", "'cloud'"]),
         ("image: {name: debian-13, user: 'not a name'}\n", ["image.user"]),

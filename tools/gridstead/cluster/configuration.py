@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ _HOOK_TREES = ("files", "templates", "tasks", "vars")
 #: Directories beside a cluster.yml with variables of groups and hosts.
 _VARIABLES = ("group_vars", "host_vars")
 #: Python packages of the kit that a role takes to the nodes.
-_CARRIED = {"gridstead_package": ("cvmfs", "pki")}
+_CARRIED = {"gridstead_package": ("cvmfs", "pki"), "grid_ca": ("pki",)}
+#: Roles that issue certificates, and the directory below the secrets where the authority keeps them (role grid_ca). What they put there is no input.
+_ISSUERS = ("arc_ce", "arc_client")
+_ISSUED = "ca"
+#: As the role: who has a certificate with no more days left gets another one.
+_RENEW_DAYS = 30
 _ALL = "all"
 
 
@@ -75,6 +81,7 @@ KNOWLEDGE = (
     Knowledge("slurm_client", of=("slurm_controller",)),
     Knowledge("cvmfs_squid", of=(_ALL,)),  # whom it answers; the stratum 0 is one of them
     Knowledge("cvmfs_client", of=("cvmfs_stratum0", "cvmfs_squid"), variables=("gridstead_address", "cvmfs_stratum0_listen")),
+    Knowledge("arc_client", of=("arc_rest", "nfs_server"), variables=()),  # whether users need certificates, and where their homes are
     Knowledge("monitoring", of=("monitoring",), variables=()),  # whether there is a server
     Knowledge("monitoring", of=(_ALL,), on=("monitoring",)),  # its targets
 )
@@ -327,7 +334,9 @@ def inputs(paths: SitePaths, listing: Mapping[str, Any]) -> dict[str, dict[str, 
         for node, variables in listing["_meta"]["hostvars"].items()
     }
     world = {node: [groups[node], own[node]] for node in own} if site.worldly else None
-    secrets = digest([path for path in below(paths.secrets) if not path.name.startswith("id_")], paths.secrets)
+    issued = paths.secrets / _ISSUED
+    read = [path for path in below(paths.secrets) if not path.name.startswith("id_") and not path.is_relative_to(issued)]
+    secrets = digest(read, paths.secrets)
     found: dict[str, dict[str, str]] = {}
     for node, mine in groups.items():
         found[node] = {}
@@ -348,3 +357,30 @@ def inputs(paths: SitePaths, listing: Mapping[str, Any]) -> dict[str, dict[str, 
             content = [SCHEME, hooks, shared, mine, own[node], variables, secrets if site.confided else None, world]
             found[node][HOOKS] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return found
+
+
+def renewals(paths: SitePaths, groups: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """The roles that have certificates to issue, by node: where one of the site is about to expire, or the authority is gone.
+
+    Args:
+        paths: the site.
+        groups: each node's groups.
+    """
+    if not any("arc_rest" in mine for mine in groups.values()):
+        return {}
+    issued = paths.secrets / _ISSUED
+    certificates = sorted(issued.glob("*.pem"))
+    if (issued / "ca.pem") in certificates and not any(_expires_soon(path) for path in certificates):
+        return {}
+    wanted = {node: set(roles_on(mine)).intersection(_ISSUERS) for node, mine in groups.items()}
+    return {node: roles for node, roles in wanted.items() if roles}
+
+
+def _expires_soon(path: Path) -> bool:
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return True  # the role issues another one
+    return certificate.not_valid_after_utc <= datetime.now(UTC) + timedelta(days=_RENEW_DAYS)

@@ -268,6 +268,7 @@ class SecurityRule(_Model):
     protocol: Literal["tcp", "udp", "icmp"] = "tcp"
     sources: tuple[str, ...] = Field(default=("0.0.0.0/0",), min_length=1, description="The IPv4 networks it may come from.")
     kinds: tuple[KindName, ...] = Field(default=(), description="To which nodes; by default those with public: true.")
+    services: tuple[str, ...] = Field(default=(), description="To the nodes that offer one of these services, if there are any.")
 
     @field_validator("sources")
     @classmethod
@@ -347,6 +348,10 @@ class Cluster(_Model):
             for kind_name in rule.kinds:
                 if kind_name not in self.nodes:
                     raise _mistake(f"no node kind {kind_name!r}{nearest(kind_name, self.nodes)}", *("security_rules", number, "kinds"))
+            for service in rule.services:
+                known = (*SERVICES, *self.extra_services)
+                if service not in known:
+                    raise _mistake(f"no service {service!r}{nearest(service, known)}", *("security_rules", number, "services"))
         if self.provider == "openstack":
             return self
         for what, given in (("openstack", self.openstack != OpenStack()), ("image", self.image.name is not None)):

@@ -1,19 +1,16 @@
-"""Two CEs on one host, one from packages and one unpacked by its user, and a third that its user starts himself."""
+"""Two CEs on one host, one from packages and one unpacked by its user, and a third that its user starts himself. REST: test_arc_ce_rest.py."""
 
 import time
 
 import pytest
 from testinfra.host import Host
 
-from role_support import instances, run_role, started_anew
+from role_support import instances, play_variables, run_role, started_anew
 
 testinfra_hosts = ["ansible://arc_ce"]
 
 SUBMIT = "arcsub -C file://localhost -T internal -Q NONE --no-delegation"
-#: As in converge.yml.
-OPTIONS = {
-    "arc_ce_arc_conf_extra": {"arex": {"defaultttl": 259200, "mail": None}, "queue:main": {"comment": ["first line", "second line"]}},
-}
+OPTIONS = play_variables(__file__, "Converge")
 UNITS = [("arc-ce", "grid", "/etc/arc.conf"), ("arc-ce-alice", "alice", "/etc/arc-alice.conf")]
 
 
@@ -72,13 +69,13 @@ def test_logs_are_rotated_and_written_on(host: Host) -> None:
 
 def test_a_run_that_ends_between_the_configuration_and_the_restart_is_made_good_by_the_next(host: Host) -> None:
     changed = {**OPTIONS, "arc_ce_site": "another-name"}
-    before = instances(host, "arc-ce", "munge")
+    before = instances(host, "arc-ce", "arc-ce-alice", "munge")
     try:
         run_role(host, "arc_ce", changed, cut_off=True)
         assert "admindomain_name=another-name" in host.check_output("cat /etc/arc.conf")
-        assert not started_anew(before, instances(host, "arc-ce", "munge")), "it was cut off"
+        assert not started_anew(before, instances(host, *before)), "it was cut off"
         run_role(host, "arc_ce", changed)
-        assert started_anew(before, instances(host, "arc-ce", "munge")) == {"arc-ce"}
+        assert started_anew(before, instances(host, *before)) == {"arc-ce"}
         assert "changed=0 " in run_role(host, "arc_ce", changed)
     finally:
         run_role(host, "arc_ce", OPTIONS)
@@ -101,9 +98,20 @@ def test_units_of_the_packages_cannot_start(host: Host, unit: str) -> None:
     assert host.run(f"systemctl is-enabled {unit}").stdout.strip() == "masked"
 
 
-def test_no_certificate_and_no_key(host: Host) -> None:
-    assert host.run("grep -rlE 'PRIVATE KEY|BEGIN CERTIFICATE' /etc/grid-security /etc/arc.conf.d /root/.globus").stdout == ""
-    assert not host.file("/etc/grid-security/certificates").exists
+def test_without_rest_no_certificate_and_no_port(host: Host) -> None:
+    config = host.file("/etc/arc-alice.conf").content_string
+    assert "\nx509_host_cert=\n" in config
+    assert "x509_cert_policy=system" in config
+    assert not [line for line in config.splitlines() if line.startswith(("[authgroup", "[arex/ws", "[authtokens", "map_"))]
+    assert not host.file("/etc/systemd/system/arc-ce-alice-ws.service").exists
+    assert not host.file("/etc/grid-security/arc-ce-alice").exists
+
+
+def test_the_packages_made_no_authority(host: Host) -> None:
+    found = host.run("grep -rlE 'PRIVATE KEY|BEGIN CERTIFICATE' /etc/grid-security /etc/arc.conf.d /root/.globus").stdout.split()
+    assert [
+        path for path in found if not path.startswith(("/etc/grid-security/arc-ce", "/etc/grid-security/certificates/gridstead-"))
+    ] == []
 
 
 def test_second_ce_is_the_users_own(host: Host) -> None:

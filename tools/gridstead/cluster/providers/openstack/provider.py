@@ -181,7 +181,8 @@ class OpenStackProvider(Provider):
     def _rules(self, kind: str) -> list[dict[str, Any]]:
         rules = []
         for rule in self.spec.security_rules:
-            if kind in rule.kinds or (not rule.kinds and self.spec.nodes[kind].public):
+            everywhere = not rule.kinds and not rule.services and self.spec.nodes[kind].public
+            if everywhere or kind in rule.kinds or not set(rule.services).isdisjoint(self.spec.nodes[kind].services):
                 rules += [{"protocol": rule.protocol, "ports": list(rule.port_range), "source": source} for source in rule.sources]
         return rules
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,7 +191,8 @@ def test_where_room_is_gone_no_node_of_before_is_given_up(world: World) -> None:
 def test_failures_are_told_and_tried_again_more_and_more_seldom(world: World) -> None:
     events: list[Event] = []
     waits: list[float] = []
-    world.failing = {"look": [GridsteadError("no route")] * 9, "nodes": [GridsteadError("no cloud")]}
+    world.failing = {"look": [GridsteadError("no route"), OSError(28, "No space left"), *[GridsteadError("no route")] * 7]}
+    world.failing["nodes"] = [GridsteadError("no cloud")]
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -201,7 +203,7 @@ def test_failures_are_told_and_tried_again_more_and_more_seldom(world: World) ->
         scaler(world, emit=events.append).run(interval=10, sleep=sleep)
     assert waits == [10, 20, 40, 80, 160, 160, 160, 160, 160]
     assert [it.event for it in events] == ["start", *["error"] * 9]
-    assert (events[1].why, events[1].seconds, events[2].why) == ("no cloud", 10, "no route")
+    assert [(it.why, it.seconds) for it in events[1:4]] == [("no cloud", 10), ("no route", 20), ("[Errno 28] No space left", 40)]
 
 
 def test_after_a_round_that_went_well_the_wait_is_short_again(world: World) -> None:
@@ -240,6 +242,39 @@ def test_a_failure_of_one_round_is_no_other_rounds(world: World) -> None:
     world.waiting = 1
     one.once()
     assert world.did() == ["scale compute=4", "up"]
+
+
+def test_a_node_that_broke_is_no_node_without_room(world: World) -> None:
+    """It has jobs, as far as Slurm knows: that is for `up` to see to."""
+    world.room, world.waiting = 2, 2
+    nodes = world.nodes
+
+    def broken() -> dict[str, NodeAccess]:
+        return {name: replace(access, running=name != "compute001") for name, access in nodes().items()}
+
+    world.nodes = broken  # type: ignore[method-assign]
+    with pytest.raises(PreflightError):
+        scaler(world).once()
+    assert list(world.spec.node_names())[1:3] == ["compute001", "compute002"]
+    assert world.spec.nodes["compute"].count == 2
+
+
+def test_nodes_that_got_jobs_first_are_no_event(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    world.idle = {"compute002": 100}
+    monkeypatch.setattr(world, "remove", lambda *_, **__: None)
+    assert scaler(world, emit=events.append).once() is True
+    assert events == []
+
+
+def test_whoever_read_the_events_is_gone(world: World) -> None:
+    def gone(_event: Event) -> None:
+        if world.waiting:
+            raise BrokenPipeError
+        world.waiting = 2
+
+    with pytest.raises(BrokenPipeError):
+        scaler(world, emit=gone).run(interval=1, sleep=pytest.fail)
 
 
 def test_once_a_failure_is_the_commands(world: World) -> None:

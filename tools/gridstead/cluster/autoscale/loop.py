@@ -150,6 +150,8 @@ class Autoscaler:
         self._way: tuple[str, NodeAccess] | None = None
         #: How many nodes at most are made at once: fewer after the cloud had no room for as many.
         self._step = limits.step
+        #: What was seen last, for who watches.
+        self._seen = ""
         #: The nodes that `up` did not bring to work.
         self._tried: set[str] = set()
 
@@ -172,7 +174,9 @@ class Autoscaler:
             wait = interval * min(2**failures, _LONGEST)
             try:
                 self.once()
-            except GridsteadError as error:
+            except BrokenPipeError:
+                raise  # nobody reads the events any more
+            except (GridsteadError, OSError) as error:
                 failures += 1
                 self._told(error, wait)
             else:
@@ -209,9 +213,9 @@ class Autoscaler:
             match decision.move:
                 case Move.COMPLETE:
                     self._tried.update(decision.nodes)
-                    self._made(site.up)
+                    self._made(site.up, before - self._tried)
                 case Move.GROW:
-                    self._made(lambda: site.scale(self.kind, decision.count, refill=True))
+                    self._made(lambda: site.scale(self.kind, decision.count, refill=True), before - self._tried)
                     self._step = self.limits.step
                 case Move.SHRINK:
                     site.remove(decision.nodes, busy=False)
@@ -219,6 +223,9 @@ class Autoscaler:
             site.provider.release()
         after = set(self._declared(self._site()))
         changed = ", ".join([*(f"+{name}" for name in sorted(after - before)), *(f"-{name}" for name in sorted(before - after))])
+        if decision.move is Move.SHRINK and not changed:
+            self.progress.say(f"{self.kind}: none goes, as jobs came first")
+            return
         self.progress.say(f"{self.kind}: {number_of('node', len(after))}" + (f" ({changed})" if changed else ""), style="bold")
         self.emit(Event(decision.move, self.kind, len(after), decision.why, tuple(sorted(before ^ after)), time.monotonic() - began))
 
@@ -237,6 +244,8 @@ class Autoscaler:
         flavor = site.spec.nodes[self.kind].flavor
         view = self._look(site)
         self._tried = {node for node in self._tried if node not in view.workers or not view.workers[node].takes_jobs}
+        idle = sum(view.workers[node].idle is not None for node in declared if node in view.workers)
+        self._seen = f"{number_of('node', len(declared))}, {idle} idle, {number_of('job', len(view.waiting))} waiting for nodes"
         limits = replace(self.limits, step=self._step)
         return decide(view, self.kind, declared, limits, {"cpu": flavor.cpus, "mem": flavor.memory}, tried=self._tried)
 
@@ -258,8 +267,12 @@ class Autoscaler:
         self._way = controller, found[controller]
         return view
 
-    def _made(self, make: Callable[[], object]) -> None:
+    def _made(self, make: Callable[[], object], keep: set[str]) -> None:
         """Have nodes made; those for which the cloud has no room are not declared any longer, so that nothing waits for them.
+
+        Args:
+            make: makes them.
+            keep: those of before: what is the matter with one of them is for `up` to repair.
 
         Raises:
             GridsteadError: it failed.
@@ -271,15 +284,14 @@ class Autoscaler:
             running = {name for name, access in site.nodes().items() if access.running}
             declared = self._declared(site)
             spare = len(declared) - self.limits.least
-            if absent := sorted((name for name in declared if name not in running), reverse=True)[: max(0, spare)]:
+            if absent := sorted(set(declared).difference(running, keep), reverse=True)[: max(0, spare)]:
                 self._step = max(1, len(absent) // 2)
                 site.remove(absent)
             raise
 
-    def _told(self, error: GridsteadError, wait: float) -> None:
-        said = error.message.strip()
+    def _told(self, error: GridsteadError | OSError, wait: float) -> None:
         if not self.progress.quiet:
-            self.progress.say(f"{said}\n  tried again in {wait:g} s", style="red")
+            self.progress.say(f"{error}\n  tried again in {wait:g} s", style="red")
         else:
             error_console().print(f"error: {error}", style="red", markup=False)
         self.emit(Event("error", self.kind, None, str(error), seconds=wait))
@@ -288,7 +300,7 @@ class Autoscaler:
         if not seconds:
             return
         if self.progress.console.is_terminal:
-            with self.progress.step("watch", self.kind, silent=True):
+            with self.progress.step("watch", f"{self.kind}: {self._seen}", silent=True):
                 sleep(seconds)
         else:
             sleep(seconds)

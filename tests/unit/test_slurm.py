@@ -26,6 +26,8 @@ NODE = (
     "ThreadsPerCore=1 TmpDisk=0 Weight=1 Owner=N/A MCS_label=N/A Partitions={partitions}  BootTime=1795667785 SlurmdStartTime={slurmd} "
     "LastBusyTime={busy} ResumeAfterTime=None CfgTRES=cpu=4,mem=1843M,billing=4 AllocTRES= CurrentWatts=0 AveWatts=0{reason} "
 )
+#: What scontrol ping says of a slurmctld that is down.
+DOWN = "Slurmctld(primary) at frontend001 is DOWN\n******\n** RESTORE SLURMCTLD DAEMON TO SERVICE **\n******\n"
 PARTITION = "PartitionName={name} AllowGroups=ALL Default=YES Hidden=NO NodeSets={sets} Nodes=compute001 State=UP TotalCPUs=2 TRES=cpu=2"
 
 
@@ -227,7 +229,7 @@ def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, done: subprocess.Compl
     [
         (subprocess.CompletedProcess([], 255, "", "ssh: connect to host: No route to host"), "frontend001, .*: ssh: .*No route to host"),
         (subprocess.TimeoutExpired("ssh", 60), "frontend001, .* does not answer: nothing within 60 s"),
-        (subprocess.CompletedProcess([], 1, "", "Slurmctld(primary) at frontend001 is DOWN"), "slurmctld on frontend001 .* is DOWN"),
+        (subprocess.CompletedProcess([], 1, "", DOWN), "slurmctld on frontend001 .* is DOWN$"),
         (subprocess.CompletedProcess([], 127, "", ""), "slurmctld on frontend001 does not answer: exit 127"),
     ],
 )

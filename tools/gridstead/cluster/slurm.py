@@ -29,7 +29,7 @@ _BAR = "~"
 _SCRIPT = f"""
 set -e
 export SLURM_TIME_FORMAT=%s
-scontrol ping >&2
+said=$(scontrol ping) || {{ printf '%s\\n' "$said" >&2; exit 1; }}
 echo '== now'; date +%s
 echo '== settings'; scontrol show config
 echo '== nodes'; scontrol --all --details --oneliner show node
@@ -126,8 +126,9 @@ def look(paths: SitePaths, controller: str, access: NodeAccess) -> View:
     if isinstance(answer, str):
         raise GridsteadError(f"{controller}, Slurm's controller, does not answer: {answer}")
     if answer.status:
-        said = (answer.stderr.splitlines() or [f"exit {answer.status}"])[-1]
-        raise GridsteadError(f"slurmctld on {controller} does not answer: {said}")
+        # Under a slurmctld that is down scontrol draws a box of stars.
+        said = [line for line in answer.stderr.splitlines() if line.strip("* ") and not line.startswith("*")] or [f"exit {answer.status}"]
+        raise GridsteadError(f"slurmctld on {controller} does not answer: {said[-1]}")
     return read(answer.sections)
 
 

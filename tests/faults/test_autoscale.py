@@ -26,7 +26,7 @@ def submit(frontend: Node) -> str:
 
 
 def queue(frontend: Node, form: str, *options: str) -> list[str]:
-    return frontend.out(f"squeue --noheader --user=grid {' '.join(options)} --format={form}").splitlines()
+    return frontend.out(f"squeue --noheader --user=grid {' '.join(options)} --format='{form}'").splitlines()
 
 
 def first(event: str, *command: str | Path) -> dict[str, Any]:

@@ -77,10 +77,11 @@ def openstack(run: Run) -> None:
 
 
 def openstack_full(run: Run) -> None:
-    """All end-to-end tests on virtual machines of that OpenStack, compute nodes booted from volumes; openstack runs some of them."""
+    """All end-to-end tests and autoscaling on virtual machines of that OpenStack, their root disks volumes; openstack runs some of them."""
     with test_cloud(run, "real") as told:
         if told:
-            virtual_site(run, ["tests/e2e"], [(r"(?m)^    anti_affinity: true$", "    anti_affinity: true\n    root_volume: 5G")])
+            changes = [(r"(?m)^    anti_affinity: true$", "    anti_affinity: true\n    root_volume: 5G")]
+            virtual_site(run, ["tests/e2e"], changes, whole=["tests/faults/test_autoscale.py"])
 
 
 def e2e(run: Run) -> None:
@@ -370,8 +371,15 @@ ON_VIRTUAL_MACHINES = (
 )
 
 
-def virtual_site(run: Run, tests: Sequence[str], changes: Sequence[tuple[str, str]] = ()) -> None:
-    """The OpenStack site on virtual machines of the test cloud, which is up, and tests on it; ``changes`` as for ``site``."""
+def virtual_site(run: Run, tests: Sequence[str], changes: Sequence[tuple[str, str]] = (), whole: Sequence[str] = ()) -> None:
+    """The OpenStack site on virtual machines of the test cloud, which is up, and tests on it.
+
+    Args:
+        run: the part's run.
+        tests: end-to-end tests.
+        changes: as for ``site``.
+        whole: fault tests that take the whole site.
+    """
     told = add_zone(run, "real")
     if not told:
         return
@@ -381,6 +389,8 @@ def virtual_site(run: Run, tests: Sequence[str], changes: Sequence[tuple[str, st
     with site(run, "openstack", VIRTUAL_SITE_NAME, (*ON_TEST_CLOUD, *resolver, *changes)) as where:
         if where:
             run("pytest", "-v", *tests, "--site", where, *run.arguments, env=env)
+            if whole:
+                run("pytest", "-v", *whole, "--whole", where, *run.arguments, env=env)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ description:
   - Nodes that Slurm does not know have nothing to be emptied of.
   - A Slurm that does not answer knows nothing. Nodes count as empty only when squeue has said so.
   - With C(state=resumed), nodes that this module drained take jobs again. Those that somebody else drained stay drained.
+  - With C(state=vacated), only nodes on which nothing runs take no new jobs; one that got a job first goes on taking jobs. Nobody waits.
 options:
   nodes:
     description: Names of nodes, as Slurm has them.
@@ -29,7 +30,7 @@ options:
   state:
     description: Whether they leave.
     type: str
-    choices: [drained, resumed]
+    choices: [drained, resumed, vacated]
     default: drained
   patience:
     description: Seconds for which jobs may go on.
@@ -65,7 +66,7 @@ actions:
   returned: always
 """
 
-#: Why a node is drained; by this the module knows the nodes that it drained.
+#: Why a node is drained; by this the module knows the nodes that it drained, and so does the controller (gridstead.cluster.slurm).
 REASON = "leaves the cluster"
 #: States in which a job has something on its nodes.
 STATES = "running,completing,suspended,configuring,stopped,signaling,stage_out,resizing"
@@ -198,6 +199,23 @@ class Drain:
             ask("scontrol", "update", f"nodename={','.join(self.nodes)}", "state=resume")
             self.actions.append(f"{', '.join(self.nodes)}: takes jobs again")
 
+    def vacate(self) -> None:
+        """Drain those of the nodes on which nothing runs.
+
+        Raises:
+            NoAnswerError: slurmctld does not answer.
+        """
+        self.nodes = sorted(name for name, (state, _) in self.known().items() if not state.startswith("drain"))
+        if not self.nodes:
+            return
+        # From here on no job starts there: what runs now is what got there first.
+        self._update("drain", self.nodes)
+        busy = sorted(name for name, (state, _) in self.known().items() if name in self.nodes and not state.startswith("drained"))
+        if busy:
+            ask("scontrol", "update", f"nodename={','.join(busy)}", "state=resume")
+        if empty := sorted(set(self.nodes).difference(busy)):
+            self.actions.append(f"{', '.join(empty)}: no new jobs")
+
     @staticmethod
     def _update(state: str, nodes: list[str]) -> None:
         ask("scontrol", "update", f"nodename={','.join(nodes)}", f"state={state}", f"reason={REASON}")
@@ -280,7 +298,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "nodes": {"type": "list", "elements": "str", "required": True},
-            "state": {"type": "str", "choices": ["drained", "resumed"], "default": "drained"},
+            "state": {"type": "str", "choices": ["drained", "resumed", "vacated"], "default": "drained"},
             "patience": {"type": "int", "default": 300},
             "cancel": {"type": "bool", "default": True},
         },
@@ -290,7 +308,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, answered=True, reason="", actions=[])
     try:
-        drain.empty() if module.params["state"] == "drained" else drain.resume()
+        {"drained": drain.empty, "resumed": drain.resume, "vacated": drain.vacate}[module.params["state"]]()
     except NoAnswerError as error:
         module.exit_json(changed=bool(drain.actions), answered=False, reason=str(error), actions=drain.actions)
     except DrainError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from support import ROOT, Site, cluster
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
 SMALL = """\
 name: faults
@@ -34,6 +34,10 @@ nodes:
 FAILED = pytest.StashKey[set[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", type=Path, help="the directory of a whole site that is up, in place of one of the tests' own")
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """The cluster.yml of a small cluster; nothing of it exists yet."""
@@ -47,7 +51,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def _whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _whole(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    if given := pytestconfig.getoption("--whole"):
+        yield given
+        return
     where = tmp_path_factory.mktemp("whole") / "gridstead-recovery"
     shutil.copytree(ROOT / "inventories" / "local", where)
     spec = where / "cluster.yml"

@@ -58,6 +58,7 @@ def test_help_names_every_command(run: Run) -> None:
         "list",
         "ssh",
         "scale",
+        "autoscale",
         "remove",
         "stop",
         "start",
@@ -110,6 +111,27 @@ def test_scale_of_an_unknown_kind_changes_nothing(run: Run, tmp_path: Path) -> N
     (tmp_path / "cluster.yml").write_text(TINY)
     assert "did you mean 'compute'?" in one_error(run("scale", "computes=3", "--site", tmp_path), 2)
     assert (tmp_path / "cluster.yml").read_text() == TINY
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--min 3 --max 2 compute", "--min 3 is more than --max 2"),
+        ("--min 1 --max 2 computes", "did you mean 'compute'?"),
+        ("--min 1 --max 2 compute", "nodes.compute: its nodes run no jobs"),
+        ("--min 1 --max 2 --idle soon compute", "--idle soon: is no time"),
+        ("--min 1 --max 2 --interval 1d compute", "--interval 1d: is no time"),
+    ],
+)
+def test_autoscale_refuses_what_cannot_be(run: Run, tmp_path: Path, words: str, said: str) -> None:
+    (tmp_path / "cluster.yml").write_text(TINY)
+    for more in ([], ["--once"], ["--json"]):
+        assert said in one_error(run("autoscale", *words.split(), *more, "--site", tmp_path), 2)
+    assert (tmp_path / "cluster.yml").read_text() == TINY
+
+
+def test_autoscale_wants_its_limits(run: Run) -> None:
+    assert run("autoscale", "compute").returncode == 2
 
 
 def test_remove_of_an_unknown_node_changes_nothing(run: Run, tmp_path: Path) -> None:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gridstead.cluster import reach, seal
+from gridstead.cluster import reach, seal, slurm
 from gridstead.cluster.errors import GridsteadError, InputError, RepairError
 from gridstead.cluster.paths import SitePaths
+from gridstead.cluster.plan import Plan
 from gridstead.cluster.playbook import Recap
 from gridstead.cluster.progress import Progress
 from gridstead.cluster.providers.base import NodeAccess, Provider
 from gridstead.cluster.repair import loss
 from gridstead.cluster.resources import Found, Key, Kind, Observed, Resource, Status
-from gridstead.cluster.site import Site
+from gridstead.cluster.site import Outcome, Site
 from gridstead.cluster.spec import Cluster
+from gridstead.cluster.spec_file import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -372,6 +374,48 @@ def test_nodes_do_not_leave_while_nobody_can_empty_them(site: MindedSite) -> Non
     with pytest.raises(RepairError, match="frontend001"):
         site.up()
     assert mind(site).log == ["reboot frontend001"]
+
+
+# -- nodes that leave only when they are empty ---------------------------------------------------------------------------
+
+
+def test_of_nodes_that_may_leave_those_with_jobs_stay(site: MindedSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job may have got there between the look and the word."""
+    declared = "nodes:\n  frontend: {count: 1, services: [slurm_controller]}\n  compute: {count: 3, services: [slurm_node]}\n"
+    site.paths.spec.write_text(f"name: mind\n{declared}")
+    leaving = {"compute002"}
+
+    def look(*_: object) -> slurm.View:
+        assert mind(site).log[-1].startswith("vacate"), "asked after Slurm was told"
+        return slurm.View({node: slurm.Worker(node, {}, {}, leaving=node in leaving) for node in site.spec.node_names()})
+
+    monkeypatch.setattr(slurm, "look", look)
+    monkeypatch.setattr(Site, "up", lambda it: Outcome(Plan(), nodes=dict.fromkeys(it.spec.node_names())))
+    lines, outcome = site.remove(["compute002", "compute003"], busy=False)
+    assert mind(site).log == ["vacate compute002 compute003"]
+    assert (lines, list(outcome.nodes)) == ({"compute": 4}, ["frontend001", "compute001", "compute003"])
+    assert site.paths.drained.read_text().split() == ["compute002", "compute003"], "should this end here, `up` puts them back"
+    leaving.clear()
+    assert site.remove(["compute003"], busy=False) == ({}, Outcome(Plan()))
+    assert list(load(site.paths.spec).node_names()) == ["frontend001", "compute001", "compute003"]
+
+
+def test_what_was_killed_in_the_middle_of_a_change_is_known(site: MindedSite) -> None:
+    def killed(*_: object) -> None:
+        assert site.interrupted, "it is at work"
+        raise KeyboardInterrupt
+
+    assert not site.interrupted
+    site.provider.delete = killed  # type: ignore[method-assign]  # a kill at this point
+    with pytest.raises(KeyboardInterrupt):
+        site.up(replace=["compute001"])
+    del site.provider.delete
+    assert site.interrupted
+    with pytest.raises(InputError), site.changing():
+        raise InputError("no such thing")
+    assert not site.interrupted, "what ended with an error was not killed"
+    site.up()
+    assert not site.interrupted
 
 
 # -- what would be lost ------------------------------------------------------------------------------------------------

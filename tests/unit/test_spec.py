@@ -512,6 +512,17 @@ def test_a_removed_number_is_not_given_again(spec: Path) -> None:
     assert list(load(spec).node_names())[1:] == ["compute001"]
 
 
+def test_removed_numbers_are_given_again_where_that_is_asked_for(spec: Path) -> None:
+    write_count(spec, "compute", 5)
+    write_removal(spec, ["compute001", "compute002", "compute003"])
+    write_count(spec, "compute", 4, refill=True)
+    assert list(load(spec).node_names())[1:] == ["compute001", "compute002", "compute004", "compute005"]
+    write_count(spec, "compute", 6, refill=True)
+    assert list(load(spec).node_names())[1:] == [f"compute00{number}" for number in range(1, 7)]
+    with pytest.raises(InputError, match=r"nodes\.compute\.count: has 6 nodes by now"):
+        write_count(spec, "compute", 5, refill=True)
+
+
 def test_removing_the_highest_number_is_a_smaller_count(spec: Path) -> None:
     write_removal(spec, ["compute002"])
     assert spec.read_text() == GOOD.replace("count: 2 ", "count: 1 ")

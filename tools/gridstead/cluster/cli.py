@@ -17,6 +17,8 @@ import typer
 
 from gridstead.cluster import doctor as doctors
 from gridstead.cluster import report, software, status, verification
+from gridstead.cluster.autoscale.decision import Limits
+from gridstead.cluster.autoscale.loop import Autoscaler, Event, duration
 from gridstead.cluster.errors import GridsteadError, InputError
 from gridstead.cluster.images import images_for
 from gridstead.cluster.inventory import root_argv, ssh_argv
@@ -257,6 +259,37 @@ def remove(
                 f"{opened.paths.spec}:{line}: nodes.{kind} is without {', '.join(node for node in nodes if opened.spec.node_names()[node].kind == kind)}"
             )
         report.print_outcome(outcome, result_console())
+
+
+@app.command()
+def autoscale(  # noqa: PLR0913, PLR0917 - one parameter an option
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A node kind with slurm_node, such as compute.")],
+    least: Annotated[int, typer.Option("--min", min=0, max=999, help="So many nodes stay.")],
+    most: Annotated[int, typer.Option("--max", min=1, max=999, help="So many nodes there may be.")],
+    idle: Annotated[
+        str, typer.Option("--idle", metavar="TIME", help="How long a node is idle before it goes: minutes, or 90s, 1h.")
+    ] = "10",
+    interval: Annotated[str, typer.Option("--interval", metavar="TIME", help="Between two looks at the queue: seconds, or 5m.")] = "30",
+    once: Annotated[bool, typer.Option("--once", help="Look once, do what is to do, and end: for cron and systemd's timers.")] = False,
+    site: SiteOption = "local",
+    as_json: Annotated[bool, typer.Option("--json", help="What happens, as a line of JSON each on standard output, nothing else.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Have jobs that wait in Slurm make nodes, and idle nodes go, until interrupted. Writes the count into cluster.yml, as scale does."""
+    limits = Limits(least, most, duration(idle, "--idle", unit="m"))
+    pause = duration(interval, "--interval", unit="s")
+
+    def emit(event: Event) -> None:
+        if as_json:
+            typer.echo(json.dumps(event.as_json()))
+
+    with Progress(quiet=quiet or as_json, verbose=verbose) as progress:
+        scaler = Autoscaler(find_spec(site), kind, limits, progress, emit)
+        if not once:
+            scaler.run(interval=pause)
+        elif not scaler.once() and not (quiet or as_json):
+            typer.echo(f"nothing to do: no job waits that more nodes of kind {kind} could run, and none is idle that may go")
 
 
 @app.command()

@@ -139,42 +139,44 @@ def play(
     Raises:
         PlaybookError: a task failed or a host could not be reached.
     """
-    return Run(playbooks, paths, progress, what=what, limit=limit, skip=skip, variables=variables, settings=settings)()
+    return Run(playbooks, paths, progress, what, limit=limit, skip=skip, variables=variables, settings=settings)()
 
 
+@dataclass
 class Run:
     """One run of Ansible.
 
     Args:
         playbooks, paths, progress, what, limit, skip, variables, settings: as of :func:`play`.
         at_play: asked at the start of each play, with its name, when it may begin; a run that may not go on ends there.
+        log: the file with all that Ansible says.
     """
 
-    def __init__(
-        self,
-        playbooks: Sequence[str | Path],
-        paths: SitePaths,
-        progress: Progress,
-        *,
-        what: str,
-        limit: Sequence[str] = (),
-        skip: Sequence[str] = (),
-        variables: Mapping[str, Any] | None = None,
-        settings: Mapping[str, str] | None = None,
-        at_play: Callable[[str], bool] | None = None,
-    ) -> None:
-        self.paths, self.progress, self.what, self.at_play = paths, progress, what, at_play
-        self.settings = settings or {}
-        self.log = paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{what.replace(' ', '-')}.log"
-        self.argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(paths.spec)]
-        self.argv += [str(ROOT / "playbooks" / name) for name in playbooks]
-        if limit:
-            self.argv += ["--limit", ",".join(limit)]
-        if skip:
-            self.argv += ["--skip-tags", ",".join(skip)]
-        if variables:
-            self.argv += ["--extra-vars", json.dumps(dict(variables))]
-        self._process: subprocess.Popen[bytes] | None = None
+    playbooks: Sequence[str | Path]
+    paths: SitePaths
+    progress: Progress
+    what: str
+    limit: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    variables: Mapping[str, Any] | None = None
+    settings: Mapping[str, str] | None = None
+    at_play: Callable[[str], bool] | None = None
+    log: Path = field(init=False)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.log = self.paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{self.what.replace(' ', '-')}.log"
+
+    def _argv(self) -> list[str]:
+        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(self.paths.spec)]
+        argv += [str(ROOT / "playbooks" / name) for name in self.playbooks]
+        if self.limit:
+            argv += ["--limit", ",".join(self.limit)]
+        if self.skip:
+            argv += ["--skip-tags", ",".join(self.skip)]
+        if self.variables:
+            argv += ["--extra-vars", json.dumps(dict(self.variables))]
+        return argv
 
     def __call__(self) -> Recap:
         """Run it to its end; returns and raises as :func:`play`."""
@@ -186,11 +188,11 @@ class Run:
             self.log.chmod(0o600)
             try:
                 self._process = subprocess.Popen(
-                    self.argv,
+                    self._argv(),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**environment(self.paths, (writing, wait)), **self.settings},
+                    env={**environment(self.paths, (writing, wait)), **(self.settings or {})},
                     pass_fds=[writing, wait],
                     cwd=ROOT,
                 )

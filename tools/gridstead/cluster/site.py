@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gridstead.cluster import configuration, filesystems, inventory, lanes, playbook, reach, seal, secrets, spec_file
+from gridstead.cluster import configuration, filesystems, inventory, lanes, playbook, reach, seal, secrets, slurm, spec_file
 from gridstead.cluster import plan as planning
 from gridstead.cluster.apply import apply
 from gridstead.cluster.errors import GridsteadError, InputError
@@ -127,7 +127,20 @@ class Site:
             stream.truncate(0)
             stream.write(str(os.getpid()))
             stream.flush()
-            yield
+            try:
+                yield
+            except GridsteadError:
+                stream.truncate(0)
+                raise
+            stream.truncate(0)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the last command that changed the cluster was killed, or one is at work: its process id is still in the lock."""
+        try:
+            return bool(self.provider.lock.read_text().strip())
+        except OSError:
+            return False
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -420,6 +433,25 @@ class Site:
         else:
             self.paths.drained.unlink(missing_ok=True)
 
+    def _vacated(self, nodes: Sequence[str]) -> list[str]:
+        """Have Slurm start no job any more on those of some nodes on which none runs; returns them.
+
+        A run that is killed after that leaves them to the next `up`, which lets them take jobs again (:meth:`resume`).
+
+        Raises:
+            GridsteadError: Slurm's controller does not answer.
+        """
+        controller = self.first_node_with("slurm_controller")
+        observed = self.provider.observe()
+        access = self.provider.nodes(observed).get(controller or "")
+        if controller is None or access is None:
+            raise GridsteadError(f"{', '.join(nodes)}: whether jobs run there is unknown, as there is no node with Slurm's controller")
+        self.provider.grant_access(observed)
+        self.paths.drained.write_text("".join(f"{node}\n" for node in sorted({*self._drained(), *nodes})))
+        self.play(["vacate.yml"], what="vacate", limit=[controller], variables={"leaving": list(nodes)})
+        workers = slurm.look(self.paths, controller, access).workers
+        return [node for node in nodes if node in workers and workers[node].leaving]
+
     def _drained(self) -> list[str]:
         return self.paths.drained.read_text().split() if self.paths.drained.exists() else []
 
@@ -507,28 +539,37 @@ class Site:
         self.resume(quiet, [node for node, roles in todo.items() if "slurm_node" in roles])
         outcome.seconds["configure"] = outcome.seconds.get("configure", 0.0) + time.monotonic() - began
 
-    def scale(self, kind: str, count: int) -> tuple[int, Outcome]:
+    def scale(self, kind: str, count: int, *, refill: bool = False) -> tuple[int, Outcome]:
         """Set the number of nodes of a kind, in cluster.yml and in fact.
+
+        Args:
+            kind: the kind.
+            count: the number.
+            refill: nodes are only added, and the numbers of those that were removed are given again.
 
         Returns:
             The line of cluster.yml that was written, and what was done.
         """
         with self.changing():
             # The file first: a run that is killed from here on is completed by `up`.
-            line = spec_file.write_count(self.paths.spec, kind, count)
+            line = spec_file.write_count(self.paths.spec, kind, count, refill=refill)
         return line, Site.open(self.paths.spec, self.progress).up()
 
-    def remove(self, nodes: Sequence[str]) -> tuple[dict[str, int], Outcome]:
+    def remove(self, nodes: Sequence[str], *, busy: bool = True) -> tuple[dict[str, int], Outcome]:
         """Take single nodes away, drained, in cluster.yml and in fact; their numbers are not given again.
 
         Args:
             nodes: names of declared nodes.
+            busy: also those on which jobs run, when these have ended; else they stay, and go on taking jobs.
 
         Returns:
             The line of cluster.yml with each kind's new count, and what was done.
         """
         with self.changing():
-            lines = spec_file.write_removal(self.paths.spec, nodes)
+            leaving = nodes if busy else self._vacated(nodes)
+            if not leaving:
+                return {}, Outcome(Plan())
+            lines = spec_file.write_removal(self.paths.spec, leaving)
         return lines, Site.open(self.paths.spec, self.progress).up()
 
     def down(self, *, volumes: bool = False, final: bool = True, adopt: bool = False) -> Plan:

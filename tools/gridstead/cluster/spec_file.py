@@ -124,13 +124,14 @@ def load(path: Path) -> Cluster:
         raise first from None
 
 
-def write_count(path: Path, kind: str, count: int) -> int:
+def write_count(path: Path, kind: str, count: int, *, refill: bool = False) -> int:
     """Set ``nodes.KIND.count`` in a cluster.yml, keeping everything else as it is written.
 
     Args:
         path: the file.
         kind: the node kind.
         count: the number of nodes wanted.
+        refill: nodes are only added, and get the lowest of the numbers that ``without`` keeps free before new ones.
 
     Returns:
         The line (from 1) that holds the count.
@@ -144,7 +145,13 @@ def write_count(path: Path, kind: str, count: int) -> int:
         raise InputError(
             f"no node kind {kind!r}{nearest(kind, spec.nodes)}", file=path, key="nodes", hint=f"kinds: {', '.join(spec.nodes)}"
         )
-    return _write(path, {kind: {"count": count}})[kind]
+    keys: dict[str, Any] = {"count": count}
+    added, without = count - spec.nodes[kind].count, spec.nodes[kind].without
+    if refill and added < 0:
+        raise InputError(f"has {spec.nodes[kind].count} nodes by now, not fewer than {count}", file=path, key=f"nodes.{kind}.count")
+    if refill and without:
+        keys["without"] = sorted(without)[added:]
+    return _write(path, {kind: keys})[kind]
 
 
 def write_removal(path: Path, nodes: Sequence[str]) -> dict[str, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gridstead.cluster.inventory import root_argv
+from gridstead.cluster import probe
 from gridstead.cluster.providers.base import NodeAccess
 from gridstead.cluster.resources import Found, Kind, Status
 from gridstead.cluster.site import Site
@@ -62,18 +61,6 @@ class SiteStatus:
         return asdict(self) | {"healthy": self.healthy}
 
 
-def _sections(text: str) -> dict[str, list[str]]:
-    sections: dict[str, list[str]] = {}
-    name = ""
-    for line in text.splitlines():
-        if line.startswith("== "):
-            name = line[3:]
-            sections[name] = []
-        elif name and line.strip():
-            sections[name].append(line.strip())
-    return sections
-
-
 def _ask(site: Site, node: str, found: Found | None, access: NodeAccess | None, more: str) -> tuple[NodeStatus, dict[str, list[str]]]:
     """One node's status, and all the sections it answered with."""
     declared = site.spec.node_names().get(node)
@@ -85,27 +72,17 @@ def _ask(site: Site, node: str, found: Found | None, access: NodeAccess | None, 
     if state != "up":
         return status, {}
     mounts = ["/"] + ([volume.mount for volume in site.spec.nodes[kind].volumes] if kind in site.spec.nodes else [])
-    said = _probe(site, access, _PROBE.format(mounts=" ".join(mounts), more=more))
-    if said is None:
+    answer = probe.ask(site.paths, access, _PROBE.format(mounts=" ".join(mounts), more=more))
+    if isinstance(answer, str):
         status.state = "silent"
         return status, {}
+    said = answer.sections
     status.load = " ".join(said.get("load", []))
     status.failed_units = said.get("failed", [])
     for line in said.get("disks", []):
         target, size, used, available = line.split()
         status.disks.append({"mount": target, "bytes": int(size), "used": int(used), "available": int(available)})
     return status, said
-
-
-def _probe(site: Site, access: NodeAccess, script: str) -> dict[str, list[str]] | None:
-    """What a script on a node says, by section; None when the node does not answer."""
-    argv = root_argv(site.paths, access, "sh")
-    try:
-        answer = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        return None
-    # 255 is ssh's own (ssh(1), EXIT STATUS).
-    return None if answer.returncode == 255 else _sections(answer.stdout)
 
 
 def _take_batch(said: dict[str, list[str]], result: SiteStatus) -> None:

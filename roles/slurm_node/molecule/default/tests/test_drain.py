@@ -73,6 +73,27 @@ def test_a_node_that_slurm_does_not_know_has_nothing_to_be_emptied_of(frontend: 
     assert (done["answered"], done["actions"], done["changed"]) == (True, [], False)
 
 
+def test_only_nodes_without_jobs_are_vacated(frontend: Host) -> None:
+    """One that has a job goes on taking jobs; one that is drained already is left as it is."""
+    job = start(frontend)
+    try:
+        done = run_module(frontend, "slurm_drain", nodes=[NODE, IDLE, "squid001"], state="vacated")
+        assert (done["answered"], done["actions"]) == (True, [f"{IDLE}: no new jobs"])
+        assert jobs_state(frontend, job) == "RUNNING"
+        # For a moment it counts as silent, as after each such word.
+        until("the node to take jobs", lambda: node_state(frontend) in {"mixed", "allocated"})
+        assert frontend.run(f"sinfo --noheader --format=%T --nodes={IDLE}").stdout.strip() == "drained"
+        again = run_module(frontend, "slurm_drain", nodes=[IDLE], state="vacated")
+        assert (again["actions"], again["changed"]) == ([], False)
+    finally:
+        assert run_module(frontend, "slurm_drain", nodes=[IDLE], state="resumed")["actions"] == [f"{IDLE}: takes jobs again"]
+
+
+def test_without_an_answer_no_node_is_vacated(frontend: Host) -> None:
+    frontend.check_output("systemctl stop slurmctld")
+    assert not run_module(frontend, "slurm_drain", nodes=[NODE], state="vacated")["answered"]
+
+
 def test_what_runs_too_long_goes_back_into_the_queue_or_is_cancelled(host: Host, frontend: Host) -> None:
     """A batch job is queued again. An interactive one and one that may not be queued again cannot be: cancelled, and told."""
     batch, once = start(frontend), start(frontend, "--no-requeue")

@@ -506,14 +506,14 @@ def test_what_may_come_in_to_which_nodes(tmp_path: Path) -> None:
     rules = [{"ports": "22"}, {"ports": "80", "kinds": ["worker"]}, {"ports": "8443", "services": ["arc_rest"]}]
 
     def ports(services: list[str]) -> dict[str, list[int]]:
-        nodes = {"server": {"count": 1, "public": True, "services": services}, "worker": {"count": 2, "services": ["slurm_node"]}}
+        nodes = {"server": {"count": 1, "public": True, "services": services}, "worker": {"count": 2, "services": ["nfs_client", "slurm_node"]}}
         made = OpenStackProvider(
             spec(nodes=nodes, security_rules=rules), SitePaths(tmp_path / "cluster.yml", "one"), cloud=Cloud(OpenStack())
         )
         return {kind: [rule["ports"][0] for rule in made._rules(kind)] for kind in nodes}
 
-    assert ports(["slurm_controller", "arc_ce"]) == {"server": [22], "worker": [80]}
-    assert ports(["slurm_controller", "arc_ce", "arc_rest"]) == {"server": [22, 8443], "worker": [80]}
+    assert ports(["nfs_server", "slurm_controller", "arc_ce"]) == {"server": [22], "worker": [80]}
+    assert ports(["nfs_server", "slurm_controller", "arc_ce", "arc_rest"]) == {"server": [22, 8443], "worker": [80]}
 
 
 def test_a_running_site_does_without_its_image(provider: OpenStackProvider) -> None:

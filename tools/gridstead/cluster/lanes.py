@@ -27,6 +27,7 @@ AFTER = {
     "nfs_client": ("nfs_server",),
     "munge": ("munge",),  # the key that the site has
     "slurm_node": ("slurm_controller",),
+    "slurm_client": ("slurm_controller",),
     "cvmfs_client": ("cvmfs_stratum0", "cvmfs_squid"),
     "monitoring": (),
 }

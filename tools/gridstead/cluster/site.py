@@ -521,7 +521,9 @@ class Site:
             verdicts = {} if full else seal.check(self.paths, asked, inputs, self.spec.own_shares)
         todo = {node: set(digests) for node, digests in inputs.items()} if full else seal.todo(verdicts, groups)
         for node, roles in configuration.renewals(self.paths, groups).items():
-            todo.setdefault(node, set()).update(roles)
+            if not roles <= todo.setdefault(node, set()):
+                self.progress.say(f"{node}: certificates are to be issued before they expire", style="dim")
+            todo[node].update(roles)
         todo = {node: roles for node, roles in todo.items() if node in asked}
         for node, verdict in verdicts.items():
             self.progress.say(f"{node}: {verdict}", style="dim")

@@ -506,7 +506,10 @@ def test_what_may_come_in_to_which_nodes(tmp_path: Path) -> None:
     rules = [{"ports": "22"}, {"ports": "80", "kinds": ["worker"]}, {"ports": "8443", "services": ["arc_rest"]}]
 
     def ports(services: list[str]) -> dict[str, list[int]]:
-        nodes = {"server": {"count": 1, "public": True, "services": services}, "worker": {"count": 2, "services": ["nfs_client", "slurm_node"]}}
+        nodes = {
+            "server": {"count": 1, "public": True, "services": services},
+            "worker": {"count": 2, "services": ["nfs_client", "slurm_node"]},
+        }
         made = OpenStackProvider(
             spec(nodes=nodes, security_rules=rules), SitePaths(tmp_path / "cluster.yml", "one"), cloud=Cloud(OpenStack())
         )

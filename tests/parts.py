@@ -85,8 +85,8 @@ def openstack_full(run: Run) -> None:
 
 
 def e2e(run: Run) -> None:
-    """A whole site from nothing; jobs from ARC's client through the CE and Slurm and back."""
-    with site(run, "local", SITE_NAME) as where:
+    """A whole site from nothing, each service on its own node; jobs from ARC's client through the CE and Slurm and back."""
+    with site(run, "split", SITE_NAME) as where:
         if where:
             run("pytest", "-v", "tests/e2e", "--site", where, *run.arguments)
 

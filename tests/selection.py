@@ -29,7 +29,8 @@ _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"tests/leftovers\.py$", ("lint", "faults", "machine")),
     (r"tools/gridstead/(cvmfs|pki)/", ("lint", "unit", "molecule:{cvmfs}", "e2e", "faults")),
     (r"tools/gridstead/cluster/providers/openstack/|inventories/openstack/", ("lint", "unit", "openstack")),
-    (r"inventories/local/", ("lint", "unit", "e2e", "faults")),
+    (r"inventories/local/", ("lint", "unit", "faults")),
+    (r"inventories/split/", ("lint", "unit", "e2e")),
     (r"inventories/", ("lint", "unit")),
 )
 

@@ -101,6 +101,7 @@ job submitted successfully!
 ------- Contents of output stream forwarded by the LRMS ---------
 slurmstepd: error: couldn't chdir to /grid/session
 ------------------------- End of output -------------------------
+Job state change INLRMS -> FINISHING   Reason: Job failure detected
 """
 
 
@@ -144,7 +145,7 @@ def test_what_failed_in_slurm_is_told_with_slurms_reason(tmp_path: Path) -> None
         f"A-REX ({where}/failed): LRMS error: (127) command not found",
         f"A-REX ({where}/errors): slurmstepd: error: couldn't chdir to /grid/session",
         "Slurm (scontrol show job 42): JobState=FAILED Reason=NonZeroExitCode ExitCode=127:0 NodeList=compute001",
-        f"the job's node wrote /not/there, which is not there on {socket.gethostname()}: do they see the same file system?",
+        f"/not/there, where the job's node writes what goes wrong, says nothing on {socket.gethostname()}: does that node see the same file system?",
     ]
 
 

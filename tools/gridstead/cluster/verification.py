@@ -78,7 +78,7 @@ why() {
     arcstat -l -j jobs.db "$id" 2>/dev/null | sed -n 's/^ *\\(State\\|Exit code\\|Job error\\): */arcstat: \\1: /p'
     sed "s,^,A-REX ($notes/failed): ," "$notes/failed" 2>/dev/null
     # Without the job script, which stands there as well.
-    awk '/script follows/ { skip = 2 } skip && /^-+$/ { skip--; next } skip { next }
+    awk '/script follows/ { skip = 2 } skip && /^-+$/ { skip--; next } skip || /Job state change/ { next }
         tolower($0) ~ /error|fail|fatal|denied|cannot|could ?n.t|unable|no such|invalid/' "$notes/errors" 2>/dev/null |
         tail -n 6 | sed "s,^,A-REX ($notes/errors): ,"
     slurm_job
@@ -86,8 +86,8 @@ why() {
         said=$(scontrol --oneliner show job "$job" 2>&1)
         echo "Slurm (scontrol show job $job):$(echo "$said" | grep -oE '^slurm.*| (JobState|Reason|ExitCode|NodeList)=[^ ]+' | tr -d '\\n')"
         errors=$(echo "$said" | sed -n 's/.* StdErr=\\([^ ]*\\).*/\\1/p')
-        [ -z "$errors" ] || [ -e "$errors" ] ||
-            echo "the job's node wrote $errors, which is not there on $(hostname): do they see the same file system?"
+        [ -z "$errors" ] || [ -s "$errors" ] ||
+            echo "$errors, where the job's node writes what goes wrong, says nothing on $(hostname): does that node see the same file system?"
     else
         echo "Slurm: ARC has not brought it there (no localid in $notes/local)"
     fi

@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import shutil
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -143,6 +144,27 @@ def require_mounts(paths: list[str]) -> None:
             raise TreeError(f"{path} is not mounted; its volume comes first (role block_volume)")
 
 
+def place(new: Path, path: Path) -> bool:
+    """Give a finished directory its name; False when somebody else has made one of that name meanwhile, and has put something into it.
+
+    >>> with tempfile.TemporaryDirectory() as scratch:
+    ...     new, path = Path(scratch) / 'new', Path(scratch) / 'home'
+    ...     (new / 'ours').mkdir(parents=True)
+    ...     placed = place(new, path)
+    ...     (new / 'again').mkdir(parents=True)
+    ...     placed, place(new, path), new.exists(), [one.name for one in path.iterdir()]
+    (True, False, False, ['ours'])
+    """
+    try:
+        new.rename(path)
+    except OSError:
+        shutil.rmtree(new)
+        if not path.is_dir():
+            raise
+        return False
+    return True
+
+
 def make_directory(directory: Directory, *, check: bool) -> list[str]:
     """Bring one directory to what is declared and say what was done."""
     path, mode = directory.path, int(directory.mode, 8)
@@ -152,15 +174,16 @@ def make_directory(directory: Directory, *, check: bool) -> list[str]:
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Filled and owned before it gets its name: a run that is cut off leaves no half-made home behind that looks whole.
-            new = path.parent / f".{path.name}.new"
+            # A share from outside the site may have several nodes at it.
+            new = path.parent / f".{path.name}.new-{socket.gethostname()}"
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(mode=0o700)
             if directory.skeleton:
                 fill(directory._replace(path=new), Path(directory.skeleton), uid, gid)
             os.chown(new, uid, gid)
             new.chmod(mode)
-            new.rename(path)
-        return [f"made {path}"]
+        if check or place(new, path):
+            return [f"made {path}"]
     if not path.is_dir():
         raise TreeError(f"{path} is there but is no directory; move it away")
     actions, now = [], path.stat()

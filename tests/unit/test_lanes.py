@@ -33,7 +33,7 @@ def test_all_that_was_to_do_is_done_once_and_in_order() -> None:
     groups = site(12)
     whole = plays(groups)
     shared = lanes.share_out(whole, groups, processors=2)
-    assert [lane.name for lane in shared] == ["", "nodes-1", "nodes-2"]
+    assert [lane.name for lane in shared] == ["", "software", "nodes-1", "nodes-2"]
     for play in whole:
         hosts = [host for lane in shared for one in lane.plays if one["name"] == play["name"] for host in one["hosts"]]
         assert sorted(hosts) == sorted(play["hosts"]), play["name"]
@@ -53,7 +53,7 @@ def test_names_of_plays_are_unique() -> None:
 
 def test_a_play_waits_for_what_it_needs_and_no_more() -> None:
     groups = site(2)
-    _, nodes = lanes.share_out(plays(groups), groups, processors=2)
+    _, _, nodes = lanes.share_out(plays(groups), groups, processors=2)
     by_role = {play["roles"][0]["role"]: nodes.waits[play["name"]] for play in nodes.plays if play.get("roles")}
     always = {"Validate", "Base of every node", "Host keys"}
     assert by_role["block_volume"] == always
@@ -63,12 +63,19 @@ def test_a_play_waits_for_what_it_needs_and_no_more() -> None:
     assert by_role["cvmfs_client"] == {*always, "CVMFS repositories of the site"}
     # It is nobody's wish, and so after all that comes before it.
     play = {"name": "Shared file system, clients", "hosts": ["compute001"], "roles": [{"role": "of_another_kind"}]}
-    needed = lanes._needs(play, plays(groups), _first(groups))
+    needed = lanes._needs(play, plays(groups), lanes.share_out(plays(groups), groups, processors=2)[0].plays)
     assert needed == {*always, "Block volumes", "Shared file system, server"}
 
 
-def _first(groups: dict[str, list[str]]) -> list[dict[str, Any]]:
-    return lanes.share_out(plays(groups), groups, processors=2)[0].plays
+def test_software_goes_beside_the_batch_system_on_the_same_node() -> None:
+    groups = site(2)
+    first, software, _ = lanes.share_out(plays(groups), groups, processors=2)
+    assert [play["name"] for play in software.plays] == ["CVMFS repositories of the site", "CVMFS clients"]
+    assert not {play["name"] for play in first.plays} & {play["name"] for play in software.plays}
+    always = {"Validate", "Base of every node", "Host keys"}
+    assert software.waits["CVMFS repositories of the site"] == always
+    # Not where packages are installed: one package manager a node.
+    assert [lane.name for lane in lanes.share_out(plays(groups), groups, processors=2, install=True)] == ["", "nodes-1"]
 
 
 def test_many_nodes_without_their_servers_wait_for_one_question_only() -> None:
@@ -128,7 +135,7 @@ def play(name: str, host: str, script: str) -> dict[str, Any]:
 def test_what_is_needed_comes_first(paths: SitePaths, tmp_path: Path) -> None:
     told = tmp_path / "told"
     shared = [
-        Lane("", [play("serve", "server", f"sleep 1; echo served >>{told}"), play("more", "server", "true")]),
+        Lane("", [play("serve", "server", f"sleep 1; echo served >>{told}"), play("more", "server", "true")], serves=True),
         Lane("nodes", [play("use", "node", f"echo used >>{told}")], {"use": frozenset({"serve"})}),
     ]
     recap = lanes.run(shared, paths, Progress(quiet=True), what="trial")
@@ -140,7 +147,7 @@ def test_what_is_needed_comes_first(paths: SitePaths, tmp_path: Path) -> None:
 def test_the_servers_last_play_is_over_when_all_is(paths: SitePaths, tmp_path: Path) -> None:
     told = tmp_path / "told"
     shared = [
-        Lane("", [play("serve", "server", f"echo served >>{told}")]),
+        Lane("", [play("serve", "server", f"echo served >>{told}")], serves=True),
         Lane("nodes", [play("use", "node", f"echo used >>{told}")], {"use": frozenset({"serve"})}),
     ]
     lanes.run(shared, paths, Progress(quiet=True), what="trial")
@@ -149,7 +156,7 @@ def test_the_servers_last_play_is_over_when_all_is(paths: SitePaths, tmp_path: P
 
 def test_who_waits_in_vain_is_not_told_as_a_failure(paths: SitePaths, tmp_path: Path) -> None:
     shared = [
-        Lane("", [play("serve", "server", "echo the reason >&2; exit 3"), play("more", "server", "true")]),
+        Lane("", [play("serve", "server", "echo the reason >&2; exit 3"), play("more", "server", "true")], serves=True),
         Lane("nodes", [play("use", "node", f"touch {tmp_path / 'used'}")], {"use": frozenset({"serve"})}),
     ]
     with pytest.raises(PlaybookError) as caught:
@@ -161,10 +168,27 @@ def test_who_waits_in_vain_is_not_told_as_a_failure(paths: SitePaths, tmp_path: 
 
 def test_a_failure_of_either_is_told(paths: SitePaths) -> None:
     shared = [
-        Lane("", [play("serve", "server", "true"), play("more", "server", "exit 4")]),
+        Lane("", [play("serve", "server", "true"), play("more", "server", "exit 4")], serves=True),
         Lane("nodes", [play("use", "node", "exit 5")], {"use": frozenset({"serve"})}),
     ]
     with pytest.raises(PlaybookError) as caught:
         lanes.run(shared, paths, Progress(quiet=True), what="trial")
     assert "server: more's task" in str(caught.value)
     assert "node: use's task" in str(caught.value)
+
+
+def test_who_waits_in_vain_tells_what_had_failed_before(paths: SitePaths) -> None:
+    shared = [
+        Lane("", [play("serve", "server", "exit 3"), play("more", "server", "true")], serves=True),
+        Lane("nodes", [play("own", "node", "exit 5"), play("use", "node", "true")], {"use": frozenset({"serve"})}),
+    ]
+    with pytest.raises(PlaybookError) as caught:
+        lanes.run(shared, paths, Progress(quiet=True), what="trial")
+    assert "server: serve's task" in str(caught.value)
+    assert "node: own's task" in str(caught.value)
+
+
+def test_a_node_in_two_lanes_is_counted_once(paths: SitePaths) -> None:
+    shared = [Lane("", [play("serve", "server", "true")], serves=True), Lane("software", [play("publish", "server", "true")], serves=True)]
+    recap = lanes.run(shared, paths, Progress(quiet=True), what="trial")
+    assert recap.hosts["server"]["changed"] == 2

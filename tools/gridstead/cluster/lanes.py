@@ -1,15 +1,17 @@
-"""Several runs of Ansible side by side: the servers' plays in one, those of the other nodes in others, which wait for what they need.
+"""Several runs of Ansible side by side: plays of the servers, and those of the other nodes, which wait for what they need.
 
 A run of Ansible is bound by one processor, and most of a small site's time goes to its frontend, for which the other nodes would wait
-at every task. Here they wait only where they need something of a server, by the table :data:`AFTER`.
+at every task. Here a play waits only where it needs something of a server, by the table :data:`AFTER`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gridstead.cluster import configuration, playbook
@@ -18,7 +20,7 @@ from gridstead.cluster.paths import SitePaths
 from gridstead.cluster.playbook import PlaybookError, Recap, Run
 from gridstead.cluster.progress import Progress
 
-#: The servers' roles that must be over, where they run at all, before a role runs on other nodes. Before a role that is not named
+#: The servers' roles that must be over, where they run at all, before a role runs in another lane. Before a role that is not named
 #: here all must be over that playbooks/site.yml has before it. The validation and the base of the servers come before all, and
 #: what is no role's play (host keys): a node is often reached through one of them, whose sshd these may load again.
 AFTER = {
@@ -28,9 +30,14 @@ AFTER = {
     "munge": ("munge",),  # the key that the site has
     "slurm_node": ("slurm_controller",),
     "slurm_client": ("slurm_controller",),
+    "cvmfs_stratum0": (),
+    "cvmfs_squid": (),
     "cvmfs_client": ("cvmfs_stratum0", "cvmfs_squid"),
     "monitoring": (),
 }
+#: Roles of servers that need nothing of the others there, nor these anything of them: a lane of their own. Not monitoring, which reads
+#: the CE's configuration.
+APART = {"cvmfs_stratum0", "cvmfs_squid", "cvmfs_client"}
 #: Another run of Ansible starts in two seconds of a processor's time: so many nodes are worth it.
 _WORTH_IT = 5
 
@@ -42,27 +49,32 @@ class Lane:
     Args:
         name: for its playbook and its log; the first lane has none.
         plays: as in a playbook.
-        waits: for plays by name, the plays of the first lane that must be over before they begin.
+        waits: for plays by name, the servers' plays that must be over before they begin.
+        serves: others may wait for its plays.
     """
 
     name: str
     plays: list[dict[str, Any]]
     waits: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    serves: bool = False
 
 
-def share_out(plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[str]], processors: int) -> list[Lane]:
+def share_out(
+    plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[str]], processors: int, *, install: bool = False
+) -> list[Lane]:
     """Share plays out.
 
     Args:
         plays: of the whole site, each with a list of hosts, as :func:`gridstead.cluster.configuration.selected` returns them.
         groups: each node's groups.
         processors: of this machine.
+        install: install halves are among them: two lanes on one node would wait for each other's package manager.
 
     Returns:
         One lane with all plays where there is nothing to gain: on one processor, with few nodes, with tasks of the site's own, which may
         need anything. Otherwise the servers' first.
     """
-    whole = [Lane("", [dict(play) for play in plays])]
+    whole = [Lane("", [dict(play) for play in plays], serves=True)]
     nodes = sorted({node for play in plays for node in play["hosts"]})
     servers = [node for node in nodes if configuration.serves(groups[node])]
     others = [node for node in nodes if node not in servers]
@@ -71,17 +83,22 @@ def share_out(plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[
     count = max(1, min(processors, len(others) // _WORTH_IT))
     if not servers and count < 2:
         return whole
-    shards = [others[number::count] for number in range(count)]
-    parts = [servers, *shards] if servers else shards
     # What is asked of the whole site is asked by the first, before anybody changes anything. The facts are kept for the others.
-    whole_site = [dict(play) for play in plays if configuration.is_question(play)]
+    question = [dict(play) for play in plays if configuration.is_question(play)]
     rest = [play for play in plays if not configuration.is_question(play)]
-    first = [*whole_site, *_kept(rest, parts[0])]
-    needed = first if servers else whole_site
-    lanes = [Lane("", first)]
-    for number, part in enumerate(parts[1:], start=1):
-        own = _kept(rest, part)
-        lanes.append(Lane(f"nodes-{number}", own, {play["name"]: _needs(play, plays, needed) for play in own}))
+    shards = [others[number::count] for number in range(count)]
+    if not servers:
+        needed = question
+        lanes = [Lane("", [*question, *_kept(rest, shards.pop(0))], serves=True)]
+    else:
+        needed = [*question, *_kept(rest, servers)]
+        apart = [] if install else [play for play in needed if _roles(play) and _roles(play) <= APART]
+        lanes = [Lane("", [play for play in needed if play not in apart], serves=True)]
+        if apart:
+            lanes.append(Lane("software", apart, _waits(apart, plays, needed), serves=True))
+    for number, shard in enumerate(shards, start=1):
+        own = _kept(rest, shard)
+        lanes.append(Lane(f"nodes-{number}", own, _waits(own, plays, needed)))
     return lanes
 
 
@@ -102,15 +119,15 @@ def run(lanes: Sequence[Lane], paths: SitePaths, progress: Progress, *, what: st
         PlaybookError: a task failed or a host could not be reached, in whichever lane. What another lane does without it is done.
     """
     began = time.monotonic()
-    gates = _Gates()
+    gates = _Gates(lanes)
     runs = []
     for lane in lanes:
         file = playbook.write(paths, lane.plays, f"site-{lane.name}" if lane.name else "site")
         name = f"{what} {lane.name}" if lane.name else what
-        at_play = gates.of(lane) if lane.waits else gates.passing
-        runs.append(Run([file], paths, progress, what=name, skip=skip, at_play=at_play))
+        runs.append(Run([file], paths, progress, what=name, skip=skip, at_play=partial(gates.begin, lane)))
 
-    def to_its_end(one: Run) -> Recap | PlaybookError:
+    def to_its_end(pair: tuple[Lane, Run]) -> Recap | PlaybookError:
+        lane, one = pair
         whole = False
         try:
             recap = one()
@@ -118,74 +135,77 @@ def run(lanes: Sequence[Lane], paths: SitePaths, progress: Progress, *, what: st
         except PlaybookError as error:
             return error
         finally:
-            if one is runs[0]:
-                gates.close(whole=whole)
+            gates.end(lane, whole=whole)
         return recap
 
     try:
-        ended = each(to_its_end, runs, at_once=len(runs))
+        ended = each(to_its_end, zip(lanes, runs, strict=True), at_once=len(runs))
     except BaseException:
         for one in runs:
             one.end()
         raise
     failed = [
-        one
-        for one, stopped in zip(ended, (gates.stopped(lane) for lane in lanes), strict=True)
-        if isinstance(one, PlaybookError) and not stopped
+        result
+        for lane, one, result in zip(lanes, runs, ended, strict=True)
+        if isinstance(result, PlaybookError) and (one.recap.failures or not gates.stopped(lane))
     ]
     if failed:
         raise PlaybookError("\n".join(error.message for error in failed), hint="; ".join(str(error.hint) for error in failed))
     done = [one for one in ended if isinstance(one, Recap)]
-    hosts = {host: counters for one in done for host, counters in one.hosts.items()}
-    return Recap(hosts, [change for one in done for change in one.changed], seconds=time.monotonic() - began, log=done[0].log)
+    hosts: dict[str, Counter[str]] = {}
+    for host, counters in (item for one in done for item in one.hosts.items()):
+        hosts.setdefault(host, Counter()).update(counters)
+    changed = [change for one in done for change in one.changed]
+    return Recap({host: dict(found) for host, found in hosts.items()}, changed, seconds=time.monotonic() - began, log=done[0].log)
 
 
 class _Gates:
-    """Where plays of other lanes wait for plays of the first."""
+    """Where plays wait for plays of the servers.
 
-    def __init__(self) -> None:
+    Args:
+        lanes: those that are to run.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
         self._condition = threading.Condition()
-        self._present = ""
+        self._lane_of = {play["name"]: lane.name for lane in lanes if lane.serves for play in lane.plays}
+        self._present: dict[str, str] = {}
         self._over: set[str] = set()
-        self._closed = False
+        self._ended: set[str] = set()
         self._stopped: set[str] = set()
 
-    def passing(self, play: str) -> bool:
-        """The first lane begins a play: those before it are over."""
+    def begin(self, lane: Lane, play: str) -> bool:
+        """A lane asks to begin a play: those before it are over there. Returns once it may, or False where it never will."""
+        needed = lane.waits.get(play, frozenset())
         with self._condition:
-            self._over.add(self._present)
-            self._present = play
-            self._condition.notify_all()
-        return True
+            self._pass(lane)
+            self._condition.wait_for(lambda: all(one in self._over or self._lane_of[one] in self._ended for one in needed))
+            if needed <= self._over:
+                self._present[lane.name] = play
+                return True
+            self._stopped.add(lane.name)
+            return False
 
-    def close(self, *, whole: bool) -> None:
-        """The first lane has ended: what it has not begun by now it will not.
+    def end(self, lane: Lane, *, whole: bool) -> None:
+        """A lane has ended: what it has not begun by now it will not.
 
         Args:
+            lane: which.
             whole: without a failure; its last play is over, then.
         """
         with self._condition:
-            self._closed = True
+            self._ended.add(lane.name)
             if whole:
-                self._over.add(self._present)
+                self._pass(lane)
             self._condition.notify_all()
 
-    def of(self, lane: Lane) -> Callable[[str], bool]:
-        """What the plays of a lane ask; where it returns False the lane ends."""
-
-        def begin(play: str) -> bool:
-            needed = lane.waits[play]
-            with self._condition:
-                self._condition.wait_for(lambda: self._closed or needed <= self._over)
-                if needed <= self._over:
-                    return True
-                self._stopped.add(lane.name)
-                return False
-
-        return begin
+    def _pass(self, lane: Lane) -> None:
+        if lane.serves and lane.name in self._present:
+            self._over.add(self._present[lane.name])
+            self._condition.notify_all()
 
     def stopped(self, lane: Lane) -> bool:
-        """Whether it was ended because the first lane went no further."""
+        """Whether it was ended because another went no further."""
         return lane.name in self._stopped
 
 
@@ -199,11 +219,17 @@ def _roles(play: Mapping[str, Any]) -> set[str]:
     return set(configuration.roles_of(play))
 
 
-def _needs(play: Mapping[str, Any], plays: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """The plays of the first lane that must be over before one of another lane."""
+def _waits(
+    own: Sequence[Mapping[str, Any]], plays: Sequence[Mapping[str, Any]], needed: Sequence[Mapping[str, Any]]
+) -> dict[str, frozenset[str]]:
+    """For each of a lane's plays those of the servers that must be over before it, by name."""
+    return {play["name"]: _needs(play, plays, needed) for play in own}
+
+
+def _needs(play: Mapping[str, Any], plays: Sequence[Mapping[str, Any]], needed: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     mine = _roles(play)
     before = {one["name"] for one in plays[: [one["name"] for one in plays].index(play["name"])]}
     wanted = {role for name in mine for role in (*AFTER.get(name, ()), "base")}
     return frozenset(
-        one["name"] for one in first if not _roles(one) or _roles(one) & wanted or (not mine <= set(AFTER) and one["name"] in before)
+        one["name"] for one in needed if not _roles(one) or _roles(one) & wanted or (not mine <= set(AFTER) and one["name"] in before)
     )

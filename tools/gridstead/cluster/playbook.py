@@ -150,6 +150,7 @@ class Run:
         playbooks, paths, progress, what, limit, skip, variables, settings: as of :func:`play`.
         at_play: asked at the start of each play, with its name, when it may begin; a run that may not go on ends there.
         log: the file with all that Ansible says.
+        recap: what it has done so far.
     """
 
     playbooks: Sequence[str | Path]
@@ -162,10 +163,12 @@ class Run:
     settings: Mapping[str, str] | None = None
     at_play: Callable[[str], bool] | None = None
     log: Path = field(init=False)
+    recap: Recap = field(init=False)
     _process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.log = self.paths.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{self.what.replace(' ', '-')}.log"
+        self.recap = Recap(log=self.log)
 
     def _argv(self) -> list[str]:
         argv = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(self.paths.spec)]
@@ -181,7 +184,7 @@ class Run:
     def __call__(self) -> Recap:
         """Run it to its end; returns and raises as :func:`play`."""
         _forget_old(self.paths)
-        recap, began = Recap(log=self.log), time.monotonic()
+        recap, began = self.recap, time.monotonic()
         reading, writing = os.pipe()
         wait, go = os.pipe()
         with self.log.open("w") as output, os.fdopen(reading) as events, os.fdopen(go, "wb", buffering=0) as gate:

@@ -465,7 +465,7 @@ class Site:
 
     def play_roles(self, plays: Sequence[Mapping[str, Any]], groups: Mapping[str, Iterable[str]], *, skip: Sequence[str]) -> playbook.Recap:
         """Run plays of the roles on the site, side by side where they can be; see :mod:`gridstead.cluster.lanes`."""
-        shared = lanes.share_out(plays, groups, len(os.sched_getaffinity(0)))
+        shared = lanes.share_out(plays, groups, len(os.sched_getaffinity(0)), install=not skip)
         return lanes.run(shared, self.paths, self.progress, what="configure", skip=skip)
 
     def up(

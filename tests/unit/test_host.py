@@ -155,5 +155,14 @@ def test_doctor_tells_how_far_inotify_reaches(machine: Host, limit: str | None, 
         (machine.root / "proc/sys/fs/inotify/max_user_instances").write_text(limit)
     finding = next(one for one in doctor.examine(machine) if one.what == "inotify")
     assert finding.good is good
-    assert ("sysctl fs.inotify.max_user_instances=1024" in finding.then) is not good
+    assert ("`up` raises it to 1024" in finding.then) is not good
     assert not finding.needed
+
+
+@pytest.mark.parametrize(("limit", "left", "raised"), [("128\n", "1024", True), ("8192\n", "8192\n", False)])
+def test_a_low_limit_of_inotify_is_raised(machine: Host, limit: str, left: str, raised: bool) -> None:
+    file = machine.root / "proc/sys/fs/inotify/max_user_instances"
+    file.parent.mkdir(parents=True)
+    file.write_text(limit)
+    assert machine.allow_inotify() is raised
+    assert file.read_text() == left

@@ -9,12 +9,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from gridstead.cluster.host import Host
+from gridstead.cluster.host import INOTIFY_INSTANCES, Host
 from gridstead.cluster.paths import state_home
 from gridstead.cluster.playbook import strategy
-
-#: inotify instances (inotify(7)) for a large site: a node's systemd and services take about ten, and root's share is one for all.
-_INOTIFY_INSTANCES = 1024
 
 
 @dataclass(frozen=True)
@@ -97,10 +94,10 @@ def examine(host: Host | None = None) -> list[Finding]:
         Finding(
             "inotify",
             f"{host.inotify_instances} instances",
-            host.inotify_instances >= _INOTIFY_INSTANCES,
+            host.inotify_instances >= INOTIFY_INSTANCES,
             then=""
-            if host.inotify_instances >= _INOTIFY_INSTANCES
-            else f"enough for some ten nodes; for more: sysctl fs.inotify.max_user_instances={_INOTIFY_INSTANCES}",
+            if host.inotify_instances >= INOTIFY_INSTANCES
+            else f"enough for some ten nodes as containers; `up` raises it to {INOTIFY_INSTANCES} for these until the next boot",
         ),
         Finding(
             "KVM",

@@ -32,6 +32,8 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "qemu-img": "qemu-utils",
 }
+#: inotify instances (inotify(7)) for a large site: a node's systemd and services take about ten, and root's share is one for all.
+INOTIFY_INSTANCES = 1024
 #: linux/kvm.h: KVM_CREATE_VM, _IO(0xAE, 0x01).
 _KVM_CREATE_VM = 0xAE01
 
@@ -113,6 +115,16 @@ class Host:
             return int((self.root / "proc/sys/fs/inotify/max_user_instances").read_text())
         except OSError:
             return 0
+
+    def allow_inotify(self) -> bool:
+        """Raise that limit to :data:`INOTIFY_INSTANCES`, until the next boot; True if it was lower and could be raised."""
+        if not 0 < self.inotify_instances < INOTIFY_INSTANCES:
+            return False
+        try:
+            (self.root / "proc/sys/fs/inotify/max_user_instances").write_text(str(INOTIFY_INSTANCES))
+        except OSError:  # in a container that may not
+            return False
+        return True
 
     @cached_property
     def boot_id(self) -> str:

@@ -152,6 +152,7 @@ class Podman:
                 configuration.write_text(text)
             if not is_mounted(self.namespace):
                 self._make_namespace()
+        self.host.allow_inotify()
 
     def _make_namespace(self) -> None:
         directory = self.namespace.parent

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parts import PARTS, Part, why_not
-from runs import Count, Outcome, StoppedError, TimeIsUpError, follow, put, say
+from runs import Count, Outcome, StoppedError, TimeIsUpError, Worker, follow, put, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,21 +79,20 @@ class Whole:
         return self.outcomes
 
     def _stage(self, lanes: Mapping[str, Sequence[Part]]) -> None:
-        threads = [threading.Thread(target=self._lane, args=[lane, parts], name=lane) for lane, parts in lanes.items() if parts]
+        threads = [Worker(target=self._lane, args=[lane, parts], name=lane) for lane, parts in lanes.items() if parts]
         for thread in threads:
             (self._scratch / "at-work" / thread.name).touch()
         try:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join()
+                thread.wait()
         except BaseException:
             self._stop.set()
             raise
         finally:
             for thread in threads:
-                if thread.ident is not None:  # it was started
-                    thread.join()
+                thread.wait()
 
     def _lane(self, lane: str, parts: Sequence[Part]) -> None:
         try:

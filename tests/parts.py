@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import evidence
 import scenarios
-from runs import ROOT, Run, StoppedError, TimeIsUpError, refuse, say
+from runs import ROOT, Run, StoppedError, TimeIsUpError, Worker, refuse, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +113,7 @@ def molecule(run: Run) -> None:
     for where in sorted({known[role] for role in run.arguments or known}):
         wanted.put(where)
     # Two at a time where nothing else runs: a scenario leaves most of a processor free. Looked at anew after each scenario.
-    second = threading.Thread(target=_scenarios, args=[run, wanted], kwargs={"only_alone": True})
+    second = Worker(target=_scenarios, args=[run, wanted], kwargs={"only_alone": True})
     second.start()
     try:
         _scenarios(run, wanted)
@@ -122,7 +121,7 @@ def molecule(run: Run) -> None:
         run.stop.set()
         raise
     finally:
-        second.join()
+        second.wait()
 
 
 def _scenarios(run: Run, wanted: queue.SimpleQueue[Path], *, only_alone: bool = False) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +40,26 @@ class TimeIsUpError(Exception):
 
 class StoppedError(Exception):
     """The run is interrupted; what it runs was ended."""
+
+
+class Worker(threading.Thread):
+    """A thread whose end is waited for through an interruption: after one, Python 3.11's join() takes a thread that runs for ended (bpo-45274)."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Run its function."""
+        try:
+            super().run()
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Wait until it has ended, if it was started."""
+        if self.ident is not None:
+            self._ended.wait()
 
 
 @dataclass

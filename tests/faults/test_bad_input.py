@@ -71,6 +71,7 @@ def test_variables_that_do_not_fit(small: Path) -> None:
     refused(
         small,
         code=2,
+        command=("up",),
         says=[f"{variables}:2: gridstead_root is /elsewhere, which compute nodes do not see", "below a share (/grid) is right"],
     )
 

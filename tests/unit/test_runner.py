@@ -363,3 +363,19 @@ def test_the_listing_tells_lanes() -> None:
     rows = {line.split()[0]: line.split()[1] for line in runner.listing().splitlines() if line}
     assert (rows["openstack"], rows["molecule"], rows["long"]) == ("cloud", "containers", "-")
     assert set(parts.PARTS) < set(rows)
+
+
+def test_a_worker_is_waited_for_through_an_interruption() -> None:
+    go = threading.Event()
+    worker = runs.Worker(target=go.wait)
+    worker.start()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            worker.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        threading.Timer(0.3, go.set).start()
+        worker.wait()
+    assert go.is_set()

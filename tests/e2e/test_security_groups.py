@@ -35,7 +35,8 @@ def test_only_what_is_declared_comes_in(site: Site, computes: list[Node]) -> Non
     declared = {
         port
         for rule in spec.security_rules
-        if rule.protocol == "tcp" and (entry.kind in rule.kinds or not rule.kinds)
+        if rule.protocol == "tcp"
+        and (entry.kind in rule.kinds or set(rule.services) & set(entry.services) or not (rule.kinds or rule.services))
         for port in range(rule.port_range[0], rule.port_range[1] + 1)
     }
     listening = {

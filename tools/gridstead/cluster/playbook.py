@@ -117,7 +117,6 @@ def play(
     *,
     what: str,
     limit: Sequence[str] = (),
-    skip: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Recap:
@@ -129,7 +128,6 @@ def play(
         progress: told of every task.
         what: the run's name, for progress and the log file.
         limit: hosts or groups to keep to.
-        skip: tags to leave out.
         variables: extra variables; no secrets, they are on the command line.
         settings: more of Ansible's environment.
 
@@ -139,7 +137,7 @@ def play(
     Raises:
         PlaybookError: a task failed or a host could not be reached.
     """
-    return Run(playbooks, paths, progress, what, limit=limit, skip=skip, variables=variables, settings=settings)()
+    return Run(playbooks, paths, progress, what, limit=limit, variables=variables, settings=settings)()
 
 
 @dataclass
@@ -147,7 +145,8 @@ class Run:
     """One run of Ansible.
 
     Args:
-        playbooks, paths, progress, what, limit, skip, variables, settings: as of :func:`play`.
+        playbooks, paths, progress, what, limit, variables, settings: as of :func:`play`.
+        skip: tags to leave out.
         at_play: asked at the start of each play, with its name, when it may begin; a run that may not go on ends there.
         log: the file with all that Ansible says.
         recap: what it has done so far.
@@ -184,7 +183,7 @@ class Run:
     def __call__(self) -> Recap:
         """Run it to its end; returns and raises as :func:`play`."""
         _forget_old(self.paths)
-        recap, began = self.recap, time.monotonic()
+        began = time.monotonic()
         reading, writing = os.pipe()
         wait, go = os.pipe()
         with self.log.open("w") as output, os.fdopen(reading) as events, os.fdopen(go, "wb", buffering=0) as gate:
@@ -203,15 +202,15 @@ class Run:
                 os.close(writing)
                 os.close(wait)
             try:
-                self._follow(events, gate, recap)
+                self._follow(events, gate)
                 status = self._process.wait()
             except BaseException:
                 self.end()
                 raise
-        recap.seconds = time.monotonic() - began
+        self.recap.seconds = time.monotonic() - began
         if status:
-            raise PlaybookError(_message(recap, self.log, self.what), hint=f"the whole log: {self.log}")
-        return recap
+            raise PlaybookError(_message(self.recap, self.log, self.what), hint=f"the whole log: {self.log}")
+        return self.recap
 
     def end(self) -> None:
         """End it before its time, and wait until it has."""
@@ -219,7 +218,7 @@ class Run:
             self._process.terminate()
             self._process.wait()
 
-    def _follow(self, events: Iterable[str], gate: BinaryIO, recap: Recap) -> None:
+    def _follow(self, events: Iterable[str], gate: BinaryIO) -> None:
         token = self.progress.start(self.what, "starting Ansible")
         try:
             for line in events:
@@ -234,7 +233,7 @@ class Run:
                     with suppress(BrokenPipeError):  # it has ended meanwhile
                         gate.write(b"\n")
                 else:
-                    _take(event, recap, self.progress)
+                    _take(event, self.recap, self.progress)
         finally:
             self.progress.end(token)
 
